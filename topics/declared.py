@@ -1,0 +1,65 @@
+"""Declared topics: what each is for, who writes it, who reads it, and how it is set up in Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from topics.names import Collection, TopicNames
+
+# A document may have 16 MiB, the envelope's other fields and its id are beside it.
+LARGEST_RECORD = 20 * 1024 * 1024
+_WEEK_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it is created, with its contract in words."""
+
+    name: str
+    partitions: int
+    replication: int
+    retention_ms: int
+    max_message_bytes: int
+    produced_by: str
+    consumed_by: str
+    holds: str
+
+    def config(self) -> dict[str, str]:
+        """Return the topic's settings by Kafka's names."""
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention_ms),
+            "max.message.bytes": str(self.max_message_bytes),
+        }
+
+
+def declare(
+    names: TopicNames,
+    collections: Iterable[Collection],
+    *,
+    partitions: int,
+    replication: int,
+    retention_ms: int = _WEEK_MS,
+    max_message_bytes: int = LARGEST_RECORD,
+) -> list[Topic]:
+    """Return every topic that a migration of these collections uses, in a stable order."""
+    topics: list[Topic] = []
+    for collection in collections:
+        for name, holds in (
+            (names.stream(collection), f"live changes of {collection}, and control records"),
+            (names.copy(collection), f"copy of {collection}"),
+        ):
+            topics.append(
+                Topic(
+                    name=name,
+                    partitions=partitions,
+                    replication=replication,
+                    retention_ms=retention_ms,
+                    max_message_bytes=max_message_bytes,
+                    produced_by="publish",
+                    consumed_by="apply",
+                    holds=holds,
+                )
+            )
+    return topics

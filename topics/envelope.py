@@ -1,0 +1,167 @@
+"""The event: one Kafka record's value, a BSON document of version 1.
+
+| field | BSON type | meaning |
+|---|---|---|
+| `v` | int32 | version of this envelope: 1 |
+| `op` | string | `upsert`, `delete`, `heartbeat`, `barrier` |
+| `ns` | string | `database.collection`; empty for control records |
+| `id` | any | the document's `_id` as MongoDB holds it; for control records their own id |
+| `doc` | document | the whole document; only with `upsert` |
+| `t` | timestamp | clusterTime of the change, or atClusterTime of the snapshot read |
+| `n` | int32 | position among the events of `t` for the same document; 2147483647 for a snapshot read |
+| `wall` | date | when the change was made (MongoDB's clock), or when the snapshot was read |
+| `src` | string | `copy`, `stream`, `repair`, `replay` |
+| `origin` | document | `inc`: the publisher's incarnation (UUID); a transaction's `lsid`, `txn` |
+
+An unknown field is ignored; an unknown `v`, `op` or a missing field is an `EnvelopeError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import bson
+from bson import Timestamp
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import InvalidBSON
+
+ENVELOPE_VERSION = 1
+MAX_ORDER = 2**31 - 1
+
+# Dates that Python cannot hold come as DatetimeMS instead of failing the record.
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+
+
+class EnvelopeError(ValueError):
+    """The record's value is not an event of this contract."""
+
+
+class Operation(StrEnum):
+    """What an event says of its document, or of the stream."""
+
+    UPSERT = "upsert"
+    DELETE = "delete"
+    HEARTBEAT = "heartbeat"  # control: everything older in this partition has been read
+    BARRIER = "barrier"  # control: the same, on request, with an id to wait for
+
+
+class Source(StrEnum):
+    """Who sent an event."""
+
+    COPY = "copy"
+    STREAM = "stream"
+    REPAIR = "repair"
+    REPLAY = "replay"
+
+
+class Version(NamedTuple):
+    """Order of a document's events: clusterTime as one integer, then the order within it."""
+
+    time: int
+    order: int
+
+    @classmethod
+    def of(cls, time: Timestamp, order: int) -> Version:
+        """Return the version of the ``order``-th event at a clusterTime."""
+        return cls(time.time << 32 | time.inc, order)
+
+    @classmethod
+    def snapshot(cls, at_cluster_time: Timestamp) -> Version:
+        """Return the version of a snapshot read: above every event of its clusterTime."""
+        return cls.of(at_cluster_time, MAX_ORDER)
+
+    @property
+    def timestamp(self) -> Timestamp:
+        """The clusterTime as BSON has it."""
+        return Timestamp(self.time >> 32, self.time & 0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an event comes from: the stream's incarnation, and its transaction where it has one."""
+
+    incarnation: UUID
+    session: Any = None
+    transaction: int | None = None
+
+    def to_bson(self) -> dict[str, Any]:
+        """Return the origin as the envelope holds it."""
+        document: dict[str, Any] = {"inc": self.incarnation}
+        if self.transaction is not None:
+            document |= {"lsid": self.session, "txn": self.transaction}
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One decoded event. ``document`` may be raw BSON when it is to be encoded unread."""
+
+    operation: Operation
+    namespace: str
+    id: Any
+    version: Version
+    wall: datetime
+    source: Source
+    origin: Origin
+    document: Mapping[str, Any] | None = field(default=None, repr=False)  # never into a log
+
+    @property
+    def control(self) -> bool:
+        """Whether this is a control record, not a document's event."""
+        return self.operation in (Operation.HEARTBEAT, Operation.BARRIER)
+
+
+def encode(event: Event) -> bytes:
+    """Return the record value of an event; its document is passed through unread when it is raw BSON."""
+    value: dict[str, Any] = {
+        "v": ENVELOPE_VERSION,
+        "op": event.operation.value,
+        "ns": event.namespace,
+        "id": event.id,
+        "t": event.version.timestamp,
+        "n": event.version.order,
+        "wall": event.wall,
+        "src": event.source.value,
+        "origin": event.origin.to_bson(),
+    }
+    if event.document is not None:
+        value["doc"] = event.document
+    return bson.encode(value, codec_options=_CODEC)
+
+
+def decode(value: bytes) -> Event:
+    """Return the event in a record value; `EnvelopeError` when it is none."""
+    try:
+        record = bson.decode(value, codec_options=_CODEC)
+        if record["v"] != ENVELOPE_VERSION:
+            raise EnvelopeError(f"envelope version {record['v']!r}, this program reads {ENVELOPE_VERSION}")
+        operation = Operation(record["op"])
+        document = record.get("doc")
+        if (document is not None) != (operation is Operation.UPSERT):
+            raise EnvelopeError(f"{operation} with doc {'present' if document else 'missing'}")
+        origin = record["origin"]
+        return Event(
+            operation=operation,
+            namespace=record["ns"],
+            id=record["id"],
+            version=Version.of(record["t"], record["n"]),
+            wall=record["wall"],
+            source=Source(record["src"]),
+            origin=Origin(origin["inc"], origin.get("lsid"), origin.get("txn")),
+            document=document,
+        )
+    except EnvelopeError:
+        raise
+    except (InvalidBSON, KeyError, TypeError, ValueError, AttributeError) as error:
+        # Only the kind of the fault: the record may hold anything, secrets too.
+        raise EnvelopeError(f"record is no event: {type(error).__name__}") from None

@@ -1,0 +1,1 @@
+"""Crossfade's program: publish, apply, and the commands around them."""

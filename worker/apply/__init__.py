@@ -1,0 +1,1 @@
+"""The apply worker: Kafka's events into PostgreSQL's rows."""

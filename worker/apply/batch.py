@@ -1,0 +1,159 @@
+"""A batch: records as read, what each one means, and what becomes of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+from bson.errors import BSONError
+
+from topics import Collection, EnvelopeError, Event, Operation, Version, decode
+from worker.mapping import CollectionPlan, Rows, Unmappable, row_id
+from worker.postgres.ledger import Key, LedgerRow, Phase
+from worker.postgres.migration_log import Partition, PartitionTally
+
+
+class Outcome(StrEnum):
+    """What becomes of a record; every record has exactly one (PROTOCOL.md A8)."""
+
+    APPLIED = "applied"  # the rows and the ledger show it
+    SUPERSEDED = "superseded"  # something newer, or as new, is known already
+    ABSENT = "absent"  # it named a document that was gone when it was looked up
+    ECHO = "echo"  # the way back caused it
+    SWITCHED = "switched"  # its tenant has left MongoDB
+    PARKED = "parked"  # it waits for another event
+    DEAD = "dead_lettered"  # it cannot be applied as it is
+    CONTROL = "control"  # it is about the stream, not a document
+
+
+WRITABLE = frozenset({"mongo", "draining", "aborting", "opening"})
+"""Phases in which forward events may change a tenant's rows (PROTOCOL.md A4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A mapped collection as apply uses it."""
+
+    number: int
+    plan: CollectionPlan
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One record, decoded. ``outcome`` is set on the way."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes = field(repr=False)
+    parked_id: int | None = None  # the dead letter that it comes from, on a retry
+    event: Event | None = None
+    key: Key | None = None
+    mapped: Mapped | None = None
+    rows: Rows | None = None
+    outcome: Outcome | None = None
+    kind: str = ""
+    reason: str = ""
+
+    @property
+    def version(self) -> Version:
+        """The event's version."""
+        assert self.event is not None
+        return self.event.version
+
+    def fail(self, outcome: Outcome, kind: str, reason: str) -> None:
+        """Give the record an outcome that needs a reason."""
+        self.outcome, self.kind, self.reason = outcome, kind, reason
+
+    def reset(self) -> None:
+        """Forget what one try of the transaction decided."""
+        if self.event is not None and self.key is not None and self.kind not in ("mapping", "tenant"):
+            self.outcome, self.kind, self.reason = None, "", ""
+
+
+def read(item: Item, collections: Mapping[Collection, Mapped]) -> Item:
+    """Decode a record and map its document; what fails is dead-lettered, never raised."""
+    try:
+        event = item.event = decode(item.value)
+        if event.control:
+            item.outcome = Outcome.CONTROL
+            return item
+        mapped = item.mapped = collections[Collection.parse(event.namespace)]
+    except (EnvelopeError, ValueError) as error:
+        item.fail(Outcome.DEAD, "envelope", str(error))
+        return item
+    except KeyError:
+        item.fail(Outcome.DEAD, "collection", "the mapping does not name this collection")
+        return item
+    item.key = (mapped.number, row_id(event.id))
+    if event.operation is Operation.UPSERT:
+        try:
+            item.rows = mapped.plan.rows(event.document)  # pyright: ignore[reportArgumentType]
+        except Unmappable as error:
+            item.fail(Outcome.DEAD, error.kind, str(error))
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+            BSONError,
+        ) as error:
+            item.fail(Outcome.DEAD, "mapping", f"the document cannot be mapped ({type(error).__name__})")
+    return item
+
+
+def fold(items: Iterable[Item]) -> list[Item]:
+    """Return the newest undecided event of each document, in the ledger's order."""
+    newest: dict[Key, Item] = {}
+    for item in items:
+        if item.outcome is not None or item.key is None:
+            continue
+        other = newest.get(item.key)
+        if other is None or item.version > other.version:
+            newest[item.key] = item
+            item = other
+        if item is not None:
+            item.outcome = Outcome.SUPERSEDED
+    return [newest[key] for key in sorted(newest)]
+
+
+def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:
+    """Return what becomes of an event, from the ledger's row and the phases of all tenants involved."""
+    if known is not None:
+        same = known.state == "refetch" and item.version == known.version
+        if item.version <= known.version and not same:  # A1: strictly greater
+            return Outcome.SUPERSEDED
+    for tenant in tenants_of(item, known):
+        phase = phases[tenant]
+        if phase.phase not in WRITABLE:
+            return Outcome.SWITCHED
+        if item.version.time <= phase.floor:
+            return Outcome.SUPERSEDED
+    return Outcome.APPLIED
+
+
+def tenants_of(item: Item, known: LedgerRow | None) -> set[UUID]:
+    """Return the tenants that an event touches: its own, and the one the document had."""
+    own = item.rows.tenant_id if item.rows else None
+    old = known.tenant_id if known else None
+    return {tenant for tenant in (own, old) if tenant is not None}
+
+
+def tally(items: Iterable[Item]) -> dict[Partition, PartitionTally]:
+    """Count the outcomes by partition; every item must have one by now."""
+    tallies: dict[Partition, PartitionTally] = {}
+    for item in items:
+        assert item.outcome is not None
+        place = (item.topic, item.partition)
+        one = tallies.get(place)
+        if one is None:
+            one = tallies[place] = PartitionTally(item.offset, item.offset)
+        one.first_offset = min(one.first_offset, item.offset)
+        one.last_offset = max(one.last_offset, item.offset)
+        one.outcomes[item.outcome] = one.outcomes.get(item.outcome, 0) + 1
+        if item.outcome is Outcome.CONTROL and item.event and item.event.operation is Operation.HEARTBEAT:
+            one.heartbeat_at = max(one.heartbeat_at or item.event.wall, item.event.wall)
+    return tallies

@@ -1,0 +1,249 @@
+"""The apply worker as a process: Faust delivers chunks, one writer takes all that wait, and acknowledges."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import structlog
+
+from topics import Collection, TopicNames, declare
+from worker import failpoints
+from worker.apply.batch import Item, Mapped, read
+from worker.apply.writer import BatchWriter
+from worker.broker.admin import ensure_topics
+from worker.broker.faust_app import Acknowledge, build
+from worker.errors import Fatal, SchemaError, Transient
+from worker.mapping import CollectionPlan, load
+from worker.mapping import Mapping as MappingFile
+from worker.postgres import migration_log
+from worker.postgres.connect import connect
+from worker.postgres.faults import Action, action_for, describe
+from worker.postgres.target import TargetTable
+from worker.retry import Backoff
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+RETRY_EVERY = 0.5  # seconds between looks for parked events whose time has come
+PARKED_AT_ONCE = 500
+STOP_WITHIN = 8.0  # seconds for Faust to leave its group
+CHUNK = 500  # records of one partition fetched at once
+
+
+class ApplyWorker:
+    """Holds what waits to be written, and writes it: one transaction for everything waiting."""
+
+    def __init__(self, settings: Settings, mapping: MappingFile) -> None:
+        self._settings = settings
+        self._mapping = mapping
+        self._collections: dict[Collection, Mapped] = {}
+        self._waiting: deque[tuple[Any, list[Item]]] = deque()
+        self._records = 0
+        self._arrived, self._room = asyncio.Event(), asyncio.Event()
+        self._room.set()
+        self._connection: asyncpg.Connection | None = None
+        self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
+        self.acknowledge: Acknowledge | None = None
+
+    async def open(self) -> None:
+        """Connect, number the collections and find out what the sync role may do."""
+        dsn = self._settings.postgres_dsn.get_secret_value()
+        connection = self._connection = await connect(dsn, "apply")
+        plans = {name: CollectionPlan(mapping) for name, mapping in self._mapping.namespaces().items()}
+        try:
+            for collection, plan in plans.items():
+                number = await migration_log.collection_number(
+                    connection,
+                    str(collection),
+                    MappingFile.hash_of(self._mapping.collections[collection.name]),
+                )
+                self._collections[collection] = Mapped(number, plan)
+            replica = await self._may_skip_triggers(connection)
+        except (
+            asyncpg.UndefinedTableError,
+            asyncpg.InvalidSchemaNameError,
+            asyncpg.InsufficientPrivilegeError,
+        ):
+            raise SchemaError(
+                "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
+                remedy="run `crossfade schema apply --target spaces`",
+            ) from None
+        tables = [t for plan in plans.values() for t in (plan.table, *plan.children)]
+        self._writer = BatchWriter([TargetTable(table) for table in tables], replica=replica)
+        _log.info("apply ready", collections=len(plans), replication_role="replica" if replica else "origin")
+
+    async def _may_skip_triggers(self, connection: asyncpg.Connection) -> bool:
+        wanted = self._settings.replication_role
+        if wanted == "origin":
+            return False
+        may = await connection.fetchval(
+            "SELECT has_parameter_privilege(current_user, 'session_replication_role', 'SET')"
+        )
+        if wanted == "replica" and not may:
+            raise SchemaError(
+                "the sync role may not set session_replication_role",
+                remedy="GRANT SET ON PARAMETER session_replication_role TO crossfade_sync, or set "
+                "CROSSFADE_REPLICATION_ROLE=auto",
+            )
+        return bool(may)
+
+    async def take(self, event: Any) -> None:
+        """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""
+        items = [
+            read(Item(r.topic, r.partition, r.offset, r.value), self._collections)
+            for r in event.message.value
+        ]
+        await self._room.wait()
+        self._waiting.append((event, items))
+        self._records += len(items)
+        if self._records >= 2 * self._settings.apply_batch:
+            self._room.clear()
+        self._arrived.set()
+
+    async def durable_offsets(self) -> Mapping[tuple[str, int], int]:
+        """Return PostgreSQL's offsets over a connection of its own: the writer's may be in a transaction."""
+        for delay in Backoff().delays():
+            try:
+                connection = await connect(self._settings.postgres_dsn.get_secret_value(), "apply offsets")
+                try:
+                    self._written = await migration_log.offsets(connection)
+                    return self._written
+                finally:
+                    await connection.close()
+            except Exception as error:
+                _log.warning("offsets not read yet, trying again", reason=describe(error))
+                await asyncio.sleep(delay)
+        raise AssertionError
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(RETRY_EVERY):
+                    await self._arrived.wait()
+            except TimeoutError:
+                await self._retrying(self._retry_parked)
+                continue
+            batch = self._take_waiting()
+            items = [item for _, chunk in batch for item in chunk]
+            await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
+            failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
+            for item in items:
+                self._written[item.topic, item.partition] = item.offset + 1
+            failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
+            assert self.acknowledge is not None
+            for event, _ in batch:  # after COMMIT, in order: the last step of the chain
+                await self.acknowledge(event)
+
+    def _take_waiting(self) -> list[tuple[Any, list[Item]]]:
+        batch: list[tuple[Any, list[Item]]] = []
+        count = 0
+        while self._waiting and (not batch or count + len(self._waiting[0][1]) <= self._settings.apply_batch):
+            batch.append(self._waiting.popleft())
+            count += len(batch[-1][1])
+        self._records -= count
+        if self._records < 2 * self._settings.apply_batch:
+            self._room.set()
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _write(self, items: list[Item]) -> None:
+        assert self._connection is not None
+        await self._writer.write(self._connection, items)
+
+    async def _retry_parked(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        async with connection.transaction():
+            parked = await migration_log.take_parked(connection, PARKED_AT_ONCE)
+            if not parked:
+                return
+            items = [
+                read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._collections)
+                for p in parked
+            ]
+            await self._writer.write(connection, items, source="retry")
+
+    async def _retrying(self, work: Any) -> None:
+        """Do work until it succeeds; transient errors are waited out, others end the process."""
+        for delay in Backoff().delays():
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    await self._reconnect()
+                await work()
+                return
+            except (Transient, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                action, why = action_for(error)
+                if isinstance(error, Transient):
+                    action, why = Action.RETRY, str(error)
+                if action is not Action.RETRY:
+                    raise Fatal(f"PostgreSQL refuses the batch: {describe(error)}", remedy=why) from None
+                _log.warning("batch not committed, trying again", reason=why, error=describe(error))
+                await asyncio.sleep(delay)
+
+    async def _reconnect(self) -> None:
+        self._connection = None
+        try:
+            connection = await connect(self._settings.postgres_dsn.get_secret_value(), "apply")
+        except Exception as error:
+            raise Transient(str(error)) from None
+        stored = await migration_log.offsets(connection)
+        behind = [place for place, offset in self._written.items() if stored.get(place, 0) < offset]
+        if behind:  # restored or failed over to an older state: Kafka must be read again from there (A2)
+            raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Apply until ``stop`` is set. Raises `CrossfadeError` when a person or a restart is needed."""
+    mapping = load(settings.mapping)
+    worker = ApplyWorker(settings, mapping)
+    await worker.open()
+    names = TopicNames(settings.topic_prefix)
+    topics = declare(
+        names,
+        mapping.namespaces(),
+        partitions=settings.topic_partitions,
+        replication=settings.topic_replication,
+    )
+    await ensure_topics(settings.kafka_bootstrap, topics)
+    app, worker.acknowledge = build(
+        bootstrap=settings.kafka_bootstrap,
+        group=settings.apply_group,
+        topics=[topic.name for topic in topics],
+        chunk=CHUNK,
+        durable_offsets=worker.durable_offsets,
+        take=worker.take,
+    )
+    writing = asyncio.create_task(worker.run())
+    await app.start()
+    stopping = asyncio.create_task(stop.wait())
+    ended = asyncio.create_task(_crashed(app))
+    await asyncio.wait({writing, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+    # Where the writer or Faust has failed there is nothing to end in order: what was not committed is not
+    # acknowledged, and the caller ends the process.
+    if writing.done():
+        writing.result()
+    if not stopping.done():
+        reason = type(app.crash_reason).__name__
+        raise Fatal(f"the Kafka consumer ended ({reason})", remedy="start apply again")
+    leaving = asyncio.create_task(app.stop())
+    await asyncio.wait({leaving}, timeout=STOP_WITHIN)
+    if not leaving.done():
+        _log.warning("the Kafka consumer did not stop in time; its group will notice")
+    writing.cancel()
+    await worker.close()
+
+
+async def _crashed(app: Any) -> None:
+    while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust offers no event for both
+        await asyncio.sleep(0.2)

@@ -1,0 +1,65 @@
+"""Creates the declared topics and says how many partitions each has."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from topics import Topic
+from worker.errors import ServiceUnavailable
+
+# aiokafka logs every failed attempt with a traceback; each failure is told once by us.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+_TIMEOUT_MS = 15_000
+
+
+def unreachable(bootstrap: str, error: BaseException) -> ServiceUnavailable:
+    """Return the error that says Kafka cannot be used."""
+    return ServiceUnavailable(
+        f"Kafka at {bootstrap} cannot be reached ({type(error).__name__})",
+        remedy="start it, or mend CROSSFADE_KAFKA_BOOTSTRAP",
+    )
+
+
+async def ensure_topics(bootstrap: str, topics: list[Topic]) -> dict[str, int]:
+    """Create the topics that are missing; return each topic's real number of partitions."""
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=bootstrap, client_id="crossfade admin", request_timeout_ms=_TIMEOUT_MS
+    )
+    try:
+        await admin.start()
+        existing = set(await admin.list_topics())
+        missing = [topic for topic in topics if topic.name not in existing]
+        if missing:
+            await _create(admin, missing)
+        return await _partitions(admin, [topic.name for topic in topics])
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise unreachable(bootstrap, error) from None
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> None:
+    reply: Any = await admin.create_topics(
+        [
+            NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.config())
+            for topic in missing
+        ]
+    )
+    for name, code, *rest in reply.topic_errors:
+        kind = for_code(code)
+        if code and kind is not TopicAlreadyExistsError:
+            reason = rest[0] if rest and rest[0] else kind.__name__
+            raise ServiceUnavailable(
+                f"Kafka refuses to create topic {name} ({reason})",
+                remedy="check CROSSFADE_TOPIC_PARTITIONS, CROSSFADE_TOPIC_REPLICATION and the user's rights",
+            )
+
+
+async def _partitions(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    found = await admin.describe_topics(names)
+    return {topic["topic"]: len(topic["partitions"]) for topic in found}

@@ -1,0 +1,69 @@
+"""The Faust application of an apply worker: one agent over all topics, acknowledging by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import faust
+from mode.supervisors import CrashingSupervisor
+from yarl import URL
+
+from worker.broker.batch_consumer import DurableOffsets, transport_with
+
+Take = Callable[[Any], Awaitable[None]]
+Acknowledge = Callable[[Any], Awaitable[None]]
+
+
+def build(
+    *,
+    bootstrap: str,
+    group: str,
+    topics: Sequence[str],
+    chunk: int,
+    durable_offsets: DurableOffsets,
+    take: Take,
+) -> tuple[faust.App, Acknowledge]:
+    """Return the application and the function that acknowledges one of its messages.
+
+    ``take`` gets each message (a chunk of one partition's records) in order; it must be acknowledged after
+    its COMMIT. An error that leaves ``take`` ends the process: Faust would otherwise go on behind it.
+    """
+    urls = [URL(f"kafka://{server}") for server in bootstrap.split(",")]
+    app = faust.App(
+        group,
+        broker=urls,
+        store="memory://",
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=chunk,
+        broker_commit_interval=1.0,
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=2.0,
+        broker_request_timeout=30.0,
+        stream_buffer_maxsize=16,
+        stream_wait_empty=True,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        web_bind="127.0.0.1",
+        agent_supervisor=CrashingSupervisor,
+        autodiscover=False,
+    )
+    app.transport = transport_with(app, urls, durable_offsets)
+    channel = app.topic(
+        *topics, value_type=None, value_serializer="raw", key_type=bytes, key_serializer="raw"
+    )
+    streams: list[Any] = []
+
+    @app.agent(channel, concurrency=1)
+    async def apply(stream: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        manual = stream.noack()
+        streams[:] = [manual]
+        async for event in manual.events():
+            await take(event)
+
+    async def acknowledge(event: Any) -> None:
+        await streams[0].ack(event)
+
+    return app, acknowledge

@@ -1,0 +1,131 @@
+"""The command line: ``crossfade``. Errors are one clear line; exit 2 when a person must act first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import click
+import uvloop
+
+import schema.migrate
+from worker import logs
+from worker.embedded.cli import dev
+from worker.errors import ConfigurationError, CrossfadeError, SchemaError
+from worker.settings import Settings, load
+
+Role = Callable[[Settings, asyncio.Event], Awaitable[None]]
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and an exit code; no traceback for what a person can mend."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except CrossfadeError as error:
+            click.echo(f"crossfade: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="crossfade")
+def main() -> None:
+    """Live migration of a multi-tenant application from MongoDB to PostgreSQL.
+
+    \b
+    By hand:  crossfade dev up && eval "$(crossfade dev env)"
+              export CROSSFADE_MAPPING=schema/spaces/mapping.yaml
+              crossfade schema apply --target spaces
+    """
+
+
+main.add_command(dev)
+
+
+def _serve(role: str, run: Role) -> None:
+    """Run one role until SIGTERM or SIGINT."""
+    settings = load()
+    logs.set_up(role, settings.log_format, settings.log_level)
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(settings, stop)
+
+    code = 1
+    try:
+        uvloop.run(until_signalled())
+        code = 0
+    except CrossfadeError as error:
+        click.echo(f"crossfade {role}: {error}", err=True)
+        code = error.exit_code
+    except Exception:  # a bug: its traceback names lines, and the exit code says failure
+        traceback.print_exc()
+    finally:
+        # Threads of the Kafka and MongoDB drivers may still wait for a peer that is gone; nothing of
+        # theirs is durable state, and a supervisor must not wait for them.
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@main.command()
+def publish() -> None:
+    """Publish MongoDB's documents and changes to Kafka, until stopped."""
+    from worker.publish.process import run
+
+    _serve("publish", run)
+
+
+@main.command()
+def apply() -> None:
+    """Apply Kafka's events to PostgreSQL, until stopped. Start more to share the partitions."""
+    from worker.apply.process import run
+
+    _serve("apply", run)
+
+
+@main.group(name="schema")
+def schema_group() -> None:
+    """Crossfade's control schema, and target schemas."""
+
+
+@schema_group.command(name="apply")
+@click.option(
+    "--target", "targets", multiple=True, help="also apply this target: `spaces`, or a folder of SQL files"
+)
+def schema_apply(targets: tuple[str, ...]) -> None:
+    """Apply the control schema, once, in order, under a lock.
+
+    \b
+    crossfade schema apply
+    crossfade schema apply --target spaces
+    """
+    settings = load()
+    if settings.postgres_admin_dsn is None:
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_ADMIN_DSN: not set", remedy="name a role that may create roles and schemas"
+        )
+    asyncio.run(apply_schema(settings.postgres_admin_dsn.get_secret_value(), ("control", *targets)))
+
+
+async def apply_schema(dsn: str, targets: tuple[str, ...]) -> None:
+    """Apply targets in order; `SchemaError` names the file that could not be."""
+    from worker.postgres.connect import connect
+
+    connection = await connect(dsn, "schema")
+    with contextlib.ExitStack() as stack:
+        stack.callback(connection.terminate)
+        for target in targets:
+            try:
+                done = await schema.migrate.apply(connection, Path(target) if "/" in target else target)
+            except schema.migrate.MigrationError as error:
+                raise SchemaError(str(error)) from None
+            click.echo(f"{target}: {len(done)} applied" if done else f"{target}: up to date", err=True)

@@ -1,0 +1,65 @@
+"""Named places where tests stop the real program; switched on by ``CROSSFADE_FAILPOINTS``.
+
+``CROSSFADE_FAILPOINTS="apply.before_commit=exit:3,publish.after_send=raise"`` exits hard (no clean-up, as
+kill -9) when the first place is reached the third time and raises at the second's first. ``exit`` and
+``raise`` take effect once in a process. Off, a place costs one look into an empty dictionary.
+"""
+
+from __future__ import annotations
+
+import os
+
+from worker.errors import CrossfadeError
+
+PUBLISH_AFTER_SEND = "publish.after_send"
+PUBLISH_BEFORE_TOKEN = "publish.before_token"  # noqa: S105 - a name
+PUBLISH_AFTER_TOKEN = "publish.after_token"  # noqa: S105 - a name
+COPY_AFTER_CHUNK = "copy.after_chunk"
+APPLY_BEFORE_COMMIT = "apply.before_commit"
+APPLY_AFTER_COMMIT = "apply.after_commit"
+APPLY_BEFORE_ACKNOWLEDGE = "apply.before_acknowledge"
+
+NAMES = frozenset(
+    {
+        PUBLISH_AFTER_SEND,
+        PUBLISH_BEFORE_TOKEN,
+        PUBLISH_AFTER_TOKEN,
+        COPY_AFTER_CHUNK,
+        APPLY_BEFORE_COMMIT,
+        APPLY_AFTER_COMMIT,
+        APPLY_BEFORE_ACKNOWLEDGE,
+    }
+)
+EXIT_CODE = 86
+
+
+class FailpointReached(CrossfadeError):
+    """A failpoint raised, as its test asked."""
+
+
+def _parse(text: str) -> dict[str, tuple[str, int]]:
+    places: dict[str, tuple[str, int]] = {}
+    for item in filter(None, text.split(",")):
+        name, _, action = item.partition("=")
+        kind, _, count = action.partition(":")
+        if name not in NAMES or kind not in ("exit", "raise"):
+            raise CrossfadeError(f"no such failpoint or action: {item}")
+        places[name] = (kind, int(count or 1))
+    return places
+
+
+_active = _parse(os.environ.get("CROSSFADE_FAILPOINTS", ""))
+
+
+def reach(name: str) -> None:
+    """Do what is switched on for this place, if anything."""
+    if not _active or name not in _active:
+        return
+    kind, left = _active[name]
+    if left > 1:
+        _active[name] = (kind, left - 1)
+        return
+    del _active[name]
+    if kind == "exit":
+        os._exit(EXIT_CODE)
+    raise FailpointReached(name)

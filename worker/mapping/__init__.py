@@ -1,0 +1,13 @@
+"""Documents to rows. Pure: no I/O but reading the mapping file.
+
+``model`` is the mapping file's shape, ``load`` reads it, ``plan`` turns one collection's mapping into a
+fast converter, ``values`` converts single values, ``ids`` makes row ids, ``extended`` writes what no column
+can hold.
+"""
+
+from worker.mapping.ids import row_id
+from worker.mapping.load import load
+from worker.mapping.model import Mapping
+from worker.mapping.plan import CollectionPlan, Rows, TablePlan, Unmappable
+
+__all__ = ["CollectionPlan", "Mapping", "Rows", "TablePlan", "Unmappable", "load", "row_id"]

@@ -1,0 +1,96 @@
+"""The connection to MongoDB, with every way it can fail at start told in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
+
+from worker.errors import ServiceUnavailable
+
+Client = AsyncIOMotorClient[dict[str, Any]]
+
+# Documents stay undecoded; dates that Python cannot hold do not fail their document.
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+    document_class=RawBSONDocument,
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+# The server's codes for: another primary, a shutdown, a lost or killed cursor, an operation cut short, a
+# snapshot that is gone. What asks again gets an answer later.
+_TRANSIENT = frozenset(
+    {6, 7, 43, 50, 63, 64, 89, 91, 112, 133, 134, 136, 150, 189, 202, 234, 237, 239, 246, 262, 290}
+    | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
+)
+_AUTHENTICATION_FAILED, _UNAUTHORIZED = 18, 13
+
+
+async def connect(uri: str, role: str) -> Client:
+    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none."""
+    where = _place(uri)
+    try:
+        client: Client = AsyncIOMotorClient(
+            uri,
+            uuidRepresentation="standard",
+            tz_aware=True,
+            appname=f"crossfade {role}",
+            serverSelectionTimeoutMS=10_000,
+        )
+    except (ConfigurationError, InvalidURI, ValueError):
+        raise ServiceUnavailable(
+            "CROSSFADE_MONGO_URI is no MongoDB connection string", remedy="write mongodb://host:port/..."
+        ) from None
+    try:
+        hello = await client.admin.command("hello")
+        await client.admin.command({"listDatabases": 1, "nameOnly": True, "filter": {"name": "admin"}})
+    except PyMongoError as error:
+        client.close()
+        raise _refused(where, error) from None
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        client.close()
+        raise ServiceUnavailable(
+            f"MongoDB at {where} is not a replica set, so it has no change stream",
+            remedy="start mongod with --replSet and run rs.initiate()",
+        )
+    return client
+
+
+def describe(error: PyMongoError) -> str:
+    """Return an error without any value of a document: its kind, and the server's name for it."""
+    if isinstance(error, OperationFailure):
+        name = (error.details or {}).get("codeName", "")
+        return f"{type(error).__name__} {error.code} {name}".strip()
+    return type(error).__name__
+
+
+def transient(error: PyMongoError) -> bool:
+    """Return whether the same command may succeed later."""
+    if isinstance(error, OperationFailure):
+        return error.code in _TRANSIENT or error.has_error_label("ResumableChangeStreamError")
+    return isinstance(error, ConnectionFailure)
+
+
+def _refused(where: str, error: PyMongoError) -> ServiceUnavailable:
+    if isinstance(error, OperationFailure) and error.code in (_AUTHENTICATION_FAILED, _UNAUTHORIZED):
+        return ServiceUnavailable(
+            f"MongoDB at {where} refuses the user or password", remedy="check CROSSFADE_MONGO_URI"
+        )
+    return ServiceUnavailable(
+        f"MongoDB at {where} cannot be reached ({describe(error)})",
+        remedy="start it, or mend CROSSFADE_MONGO_URI",
+    )
+
+
+async def collection_names(client: Client, database: str) -> set[str]:
+    """Return the names of a database's collections."""
+    return set(await client[database].list_collection_names())
+
+
+def _place(uri: str) -> str:
+    return urlsplit(uri).netloc.rpartition("@")[2] or "?"

@@ -1,0 +1,37 @@
+"""Looks up the present state of many documents at once, never older than their events (C5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bson import Timestamp
+from bson.raw_bson import RawBSONDocument
+
+from topics import Collection, document_key
+from worker.mongo.client import RAW, Client
+
+
+async def look_up(
+    client: Client, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp
+) -> dict[bytes, RawBSONDocument]:
+    """Return the documents that exist, by document key; ``ids`` maps document keys to ids."""
+    database = client[collection.database]
+    found: dict[bytes, RawBSONDocument] = {}
+    command: dict[str, Any] = {
+        "find": collection.name,
+        "filter": {"_id": {"$in": list(ids.values())}},
+        "batchSize": len(ids) + 1,
+        "readConcern": {"level": "majority", "afterClusterTime": not_before},
+    }
+    batch = "firstBatch"
+    async with await client.start_session(causal_consistency=False) as session:
+        while True:
+            reply: Any = await database.command(command, codec_options=RAW, session=session)
+            cursor = reply["cursor"]
+            for document in cursor[batch]:
+                found[document_key(document["_id"])] = document
+            if not cursor["id"]:
+                return found
+            command = {"getMore": cursor["id"], "collection": collection.name}
+            batch = "nextBatch"

@@ -1,0 +1,167 @@
+"""What a publisher must not forget: its incarnation, resume token, and how far each copy has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from worker.errors import Fatal, SchemaError, ServiceUnavailable
+from worker.postgres.connect import connect
+from worker.postgres.faults import Action, action_for, describe
+from worker.retry import Backoff
+
+_log = structlog.get_logger()
+T = TypeVar("T")
+
+_SCHEMA = "SELECT to_regclass('crossfade.checkpoint') IS NOT NULL"
+_LOAD = "SELECT incarnation, started_time, token, token_time FROM crossfade.checkpoint WHERE publisher = $1"
+_CREATE = """
+INSERT INTO crossfade.checkpoint (publisher, incarnation, started_time) VALUES ($1, $2, $3)
+ON CONFLICT (publisher) DO NOTHING
+"""
+_SAVE = """
+UPDATE crossfade.checkpoint SET token = $3, token_time = $4, saved_at = now()
+WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) <= $4
+"""
+# A changed mapping makes other rows of the same documents: the copy begins again.
+_COLLECTION = """
+INSERT INTO crossfade.collection AS c (namespace, mapping_hash) VALUES ($1, $2)
+ON CONFLICT (namespace) DO UPDATE SET mapping_hash = excluded.mapping_hash,
+    copy_state = CASE WHEN c.mapping_hash = excluded.mapping_hash THEN c.copy_state ELSE 'pending' END,
+    copy_cursor = CASE WHEN c.mapping_hash = excluded.mapping_hash THEN c.copy_cursor END
+RETURNING collection_id, copy_state::text, copy_incarnation, copy_cursor, copied
+"""
+_BEGIN = """
+UPDATE crossfade.collection SET copy_state = 'copying', copy_incarnation = $2, copy_cursor = NULL, copied = 0,
+    estimated = $3, copy_started_at = now(), copy_finished_at = NULL
+WHERE namespace = $1
+"""
+_PROGRESS = """
+UPDATE crossfade.collection SET copy_cursor = $3, copied = $4
+WHERE namespace = $1 AND copy_incarnation = $2
+"""
+_FINISH = """
+UPDATE crossfade.collection SET copy_state = 'copied', copy_finished_at = now()
+WHERE namespace = $1 AND copy_incarnation = $2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A publisher's stream: its incarnation, the clusterTime S where it began, and the last saved token."""
+
+    incarnation: UUID
+    started_time: int
+    token: bytes | None
+    token_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """How far the copy of a collection has come. ``state``: pending, copying, copied or invalid."""
+
+    collection_id: int
+    state: str
+    incarnation: UUID | None
+    cursor: bytes | None
+    copied: int
+
+
+class Checkpoints:
+    """The publisher's rows, over one connection that comes back by itself."""
+
+    def __init__(self, dsn: str, publisher: str) -> None:
+        self._dsn = dsn
+        self._publisher = publisher
+        self._lock = asyncio.Lock()
+        self._connection: asyncpg.Connection | None = None
+
+    async def open(self) -> None:
+        """Connect; `ServiceUnavailable` or `SchemaError` says why it cannot work."""
+        self._connection = await connect(self._dsn, "publish")
+        if not await self._connection.fetchval(_SCHEMA):
+            raise SchemaError("the database has no control schema", remedy="run `crossfade schema apply`")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None and not self._connection.is_closed():
+            try:
+                await self._connection.close(timeout=2)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._connection.terminate()
+
+    async def load(self) -> Checkpoint | None:
+        """Return this publisher's checkpoint, if it has begun."""
+        row = await self._run(lambda connection: connection.fetchrow(_LOAD, self._publisher))
+        return Checkpoint(*row) if row else None
+
+    async def create(self, incarnation: UUID, started_time: int) -> Checkpoint:
+        """Save where the stream begins (C4), unless it has begun; return what holds."""
+        await self._run(
+            lambda connection: connection.execute(_CREATE, self._publisher, incarnation, started_time)
+        )
+        checkpoint = await self.load()
+        assert checkpoint is not None
+        return checkpoint
+
+    async def save_token(self, incarnation: UUID, token: bytes, time: int) -> None:
+        """Save a token, never one older than what is saved."""
+        await self._run(
+            lambda connection: connection.execute(_SAVE, self._publisher, incarnation, token, time)
+        )
+
+    async def collection(self, namespace: str, mapping_hash: str) -> CopyProgress:
+        """Make the collection known, and return its copy's progress."""
+        row = await self._run(lambda connection: connection.fetchrow(_COLLECTION, namespace, mapping_hash))
+        assert row is not None
+        return CopyProgress(*row)
+
+    async def begin_copy(self, namespace: str, incarnation: UUID, estimated: int) -> None:
+        """Begin a collection's copy from its first document."""
+        await self._run(lambda connection: connection.execute(_BEGIN, namespace, incarnation, estimated))
+
+    async def advance_copy(self, namespace: str, incarnation: UUID, cursor: bytes, copied: int) -> None:
+        """Save that everything up to a document is in Kafka, ``copied`` documents in all."""
+        await self._run(
+            lambda connection: connection.execute(_PROGRESS, namespace, incarnation, cursor, copied)
+        )
+
+    async def finish_copy(self, namespace: str, incarnation: UUID) -> None:
+        """Save that the copy is whole."""
+        await self._run(lambda connection: connection.execute(_FINISH, namespace, incarnation))
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Do one statement; while PostgreSQL is away, wait and do it again (each may run twice)."""
+        async with self._lock:
+            delays = Backoff().delays()
+            told = False
+            while True:
+                try:
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await connect(self._dsn, "publish")
+                    result = await work(self._connection)
+                except ServiceUnavailable as error:
+                    reason = str(error.message)
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                    reason = _reason(error)
+                else:
+                    if told:
+                        _log.info("PostgreSQL is back")
+                    return result
+                if not told:
+                    _log.warning("PostgreSQL is away, trying again", error=reason)
+                told = True
+                await asyncio.sleep(next(delays))
+
+
+def _reason(error: BaseException) -> str:
+    action, why = action_for(error)
+    if action is not Action.RETRY:
+        raise Fatal(f"PostgreSQL: {why} ({describe(error)})") from None
+    return describe(error)

@@ -1,0 +1,73 @@
+"""The one table from kind of PostgreSQL error to what happens, and what an operator should do.
+
+Codes: PostgreSQL's appendix A, "Error Codes"; the first two characters are a class.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import asyncpg
+
+
+class Action(Enum):
+    """What apply does about an error."""
+
+    RETRY = auto()  # the same transaction again, with backoff: nothing is wrong with the data
+    PARK = auto()  # this event must wait for another one; it is retried until it fits
+    DEAD = auto()  # this event's data will never fit; it becomes a dead letter
+    STOP = auto()  # the database is not what this program needs; a person must act
+
+
+_TABLE: dict[str, tuple[Action, str]] = {
+    "23503": (Action.PARK, "the row that it refers to has not arrived yet"),
+    "23505": (Action.PARK, "another row still holds the unique value"),
+    "23": (Action.DEAD, "the row breaks a constraint of the table"),
+    "22": (Action.DEAD, "a value does not fit its column"),
+    "54": (Action.DEAD, "a value is too large for PostgreSQL or one of its indexes"),
+    "P0001": (Action.DEAD, "a trigger of the application refused the row"),
+    "40": (Action.RETRY, "another transaction was in the way"),
+    "55P03": (Action.RETRY, "a lock was not free in time"),
+    "57014": (Action.RETRY, "a statement was cancelled or ran too long"),
+    "57": (Action.RETRY, "PostgreSQL is shutting down or starting"),
+    "53": (Action.RETRY, "PostgreSQL has no room, memory or connection left; give it more"),
+    "08": (Action.RETRY, "the connection was lost"),
+    "25006": (Action.RETRY, "the server is read-only: a standby, or a failover under way"),
+    "25": (Action.RETRY, "the transaction was ended from outside"),
+    "42501": (Action.STOP, "the sync role lacks a privilege; run `crossfade schema apply`"),
+    "42": (Action.STOP, "a table or column is missing or different; run `crossfade schema apply`"),
+    "3F": (Action.STOP, "a schema is missing; run `crossfade schema apply`"),
+    "28": (Action.STOP, "the user or password is refused; check CROSSFADE_POSTGRES_DSN"),
+    "3D": (Action.STOP, "the database is missing; check CROSSFADE_POSTGRES_DSN"),
+}
+
+
+def action_for(error: BaseException) -> tuple[Action, str]:
+    """Return what to do about an error, and why in words."""
+    if isinstance(error, asyncpg.PostgresError):
+        code = _field(error, "sqlstate") or ""
+        return _TABLE.get(code) or _TABLE.get(code[:2]) or (Action.STOP, "an error that has no rule")
+    if isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError):
+        return Action.RETRY, "the connection was lost"
+    return Action.STOP, "an error that has no rule"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error without any value of a row: its name, code, and the column or constraint it names."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return type(error).__name__
+    names = [
+        f"{label} {name}"
+        for label, name in (
+            ("table", _field(error, "table_name")),
+            ("column", _field(error, "column_name")),
+            ("constraint", _field(error, "constraint_name")),
+        )
+        if name
+    ]
+    return f"{_field(error, 'sqlstate')} {type(error).__name__}" + (f" ({', '.join(names)})" if names else "")
+
+
+def _field(error: asyncpg.PostgresError, name: str) -> str | None:
+    # asyncpg sets a server's fields on the instance, unknown to its types.
+    return getattr(error, name, None)

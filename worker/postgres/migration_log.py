@@ -1,0 +1,175 @@
+"""Statements on the migration log: batches, partitions' progress and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from worker.postgres.connect import Connection
+
+OUTCOMES = ("applied", "superseded", "absent", "echo", "switched", "parked", "dead_lettered", "control")
+Partition = tuple[str, int]
+
+
+@dataclass(slots=True)
+class PartitionTally:
+    """What one batch read of one partition, and what became of it."""
+
+    first_offset: int
+    last_offset: int
+    heartbeat_at: datetime | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+_COUNTED = ", ".join(OUTCOMES)
+_COUNTED_TYPES = ", ".join(f"{name} bigint" for name in OUTCOMES)
+_ADDED = ", ".join(f"{name} = p.{name} + excluded.{name}" for name in OUTCOMES)
+
+_PROGRESS = f"""
+INSERT INTO crossfade.partition_progress AS p
+    (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at)
+SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at
+FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, next_offset bigint, records bigint,
+    {_COUNTED_TYPES}, heartbeat_at timestamptz)
+ON CONFLICT (topic, partition) DO UPDATE SET
+    next_offset = greatest(p.next_offset, excluded.next_offset), records = p.records + excluded.records,
+    {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at), changed_at = clock_timestamp()
+"""  # noqa: S608 - names of our own columns
+
+_BATCH = f"""
+INSERT INTO crossfade.batch (batch_id, source, worker, started_at, records, partitions, {_COUNTED})
+VALUES ($1, $2, $3, $4, $5, $6::jsonb, {", ".join(f"${n}" for n in range(7, 7 + len(OUTCOMES)))})
+"""  # noqa: S608
+
+
+async def save_progress(connection: Connection, partitions: Mapping[Partition, PartitionTally]) -> None:
+    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2)."""
+    rows = [
+        {
+            "topic": topic,
+            "partition": partition,
+            "next_offset": tally.last_offset + 1,
+            "records": sum(tally.outcomes.values()),
+            "heartbeat_at": tally.heartbeat_at,
+            **{name: tally.outcomes.get(name, 0) for name in OUTCOMES},
+        }
+        for (topic, partition), tally in sorted(partitions.items())
+    ]
+    await connection.execute(_PROGRESS, orjson.dumps(rows))
+
+
+async def save_batch(
+    connection: Connection,
+    batch_id: int,
+    *,
+    source: str,
+    worker: str,
+    started_at: datetime,
+    partitions: Mapping[Partition, PartitionTally],
+) -> None:
+    """Write a batch's row; a check of the table fails the transaction when the counts do not add up."""
+    totals = {name: sum(t.outcomes.get(name, 0) for t in partitions.values()) for name in OUTCOMES}
+    offsets = [[*key, tally.first_offset, tally.last_offset] for key, tally in sorted(partitions.items())]
+    await connection.execute(
+        _BATCH,
+        batch_id,
+        source,
+        worker,
+        started_at,
+        sum(totals.values()),
+        orjson.dumps(offsets),
+        *totals.values(),
+    )
+
+
+class DeadLetter(NamedTuple):
+    """An event that could not be applied, whole."""
+
+    state: str
+    kind: str
+    reason: str
+    namespace: str
+    document_id: bytes | None
+    row_id: UUID | None
+    tenant_id: UUID | None
+    version_time: int | None
+    version_order: int | None
+    topic: str
+    partition: int
+    offset: int
+    event: bytes
+
+
+_DEAD_LETTERS = """
+INSERT INTO crossfade.dead_letter (state, kind, reason, namespace, document_id, row_id, tenant_id,
+    version_time, version_order, topic, partition, "offset", event, batch_id, next_attempt_at)
+VALUES ($1::crossfade.dead_letter_state, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+    CASE WHEN $1::crossfade.dead_letter_state = 'parked' THEN now() END)
+ON CONFLICT (topic, partition, "offset") DO NOTHING
+"""
+
+
+async def save_dead_letters(connection: Connection, batch_id: int, letters: Sequence[DeadLetter]) -> None:
+    """Keep events that could not be applied; one that is read again is there already."""
+    await connection.executemany(_DEAD_LETTERS, [(*letter, batch_id) for letter in letters])
+
+
+class Parked(NamedTuple):
+    """A parked event, taken for another try."""
+
+    dead_letter_id: int
+    topic: str
+    partition: int
+    offset: int
+    event: bytes
+
+
+_TAKE_PARKED = """
+SELECT dead_letter_id, topic, partition, "offset", event FROM crossfade.dead_letter
+WHERE state = 'parked' AND next_attempt_at <= now()
+ORDER BY next_attempt_at, dead_letter_id LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+
+# An event that still does not fit waits twice as long each time, up to half a minute.
+_SETTLE_PARKED = """
+UPDATE crossfade.dead_letter d
+SET state = r.state, reason = coalesce(r.reason, d.reason), attempts = d.attempts + 1,
+    next_attempt_at = CASE WHEN r.state = 'parked'
+        THEN now() + least(0.2 * 2 ^ least(d.attempts, 10), 30) * interval '1 second' END
+FROM jsonb_to_recordset($1::jsonb) AS r(id bigint, state crossfade.dead_letter_state, reason text)
+WHERE d.dead_letter_id = r.id
+"""
+
+
+async def take_parked(connection: Connection, most: int) -> list[Parked]:
+    """Return parked events whose time has come, locked; another worker skips them."""
+    return [Parked(*row) for row in await connection.fetch(_TAKE_PARKED, most)]
+
+
+async def settle_parked(connection: Connection, verdicts: Sequence[dict[str, Any]]) -> None:
+    """Store what became of parked events: rows of ``id``, ``state`` and ``reason``."""
+    await connection.execute(_SETTLE_PARKED, orjson.dumps(verdicts))
+
+
+async def offsets(connection: Connection) -> dict[Partition, int]:
+    """Return the next offset of each partition as PostgreSQL has it."""
+    rows = await connection.fetch("SELECT topic, partition, next_offset FROM crossfade.partition_progress")
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+async def collection_number(connection: Connection, namespace: str, mapping_hash: str) -> int:
+    """Return the small number of a collection in the ledger's key; made when it is new."""
+    await connection.execute(
+        "INSERT INTO crossfade.collection (namespace, mapping_hash) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        namespace,
+        mapping_hash,
+    )
+    number: int = await connection.fetchval(  # pyright: ignore[reportAssignmentType]
+        "SELECT collection_id FROM crossfade.collection WHERE namespace = $1", namespace
+    )
+    return number

@@ -1,0 +1,1 @@
+"""The publisher: MongoDB's documents and changes into Kafka."""

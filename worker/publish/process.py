@@ -1,0 +1,147 @@
+"""The publisher as a process: MongoDB's documents and changes into Kafka until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import uuid4
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from topics import Collection, TopicNames, declare
+from worker.broker.admin import ensure_topics
+from worker.broker.producer import Producer
+from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
+from worker.mapping import Mapping, load
+from worker.mongo.client import Client, collection_names, connect, describe
+from worker.mongo.heartbeat import Heartbeat
+from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
+from worker.publish.copy import Copier
+from worker.publish.stream import StreamPublisher
+from worker.publish.target import Incarnation, Target
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Publish until ``stop`` is set. Raises `CrossfadeError` when a person or a restart is needed."""
+    mapping = load(settings.mapping)
+    async with AsyncExitStack() as stack:
+        checkpoints = Checkpoints(settings.postgres_dsn.get_secret_value(), settings.publisher)
+        await checkpoints.open()
+        stack.push_async_callback(checkpoints.close)
+        client = await connect(settings.mongo_uri.get_secret_value(), "publish")
+        stack.callback(client.close)
+        if not settings.allow_missing_collections:
+            await _require_collections(client, settings, mapping)
+        targets = await _targets(settings, mapping)
+        producer = Producer(settings.kafka_bootstrap, "publish")
+        await producer.start()
+        stack.push_async_callback(producer.stop)
+        await _publish(settings, stop, mapping, targets, client, producer, checkpoints)
+
+
+async def _publish(
+    settings: Settings,
+    stop: asyncio.Event,
+    mapping: Mapping,
+    targets: Sequence[Target],
+    client: Client,
+    producer: Producer,
+    checkpoints: Checkpoints,
+) -> None:
+    heartbeat = Heartbeat(client, settings.publisher)
+    checkpoint = await _checkpoint(checkpoints, heartbeat)
+    incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
+    known = {target.namespace: target for target in targets}
+    stream = StreamPublisher(
+        client, producer, checkpoints, known, incarnation, settings.publisher, checkpoint.token
+    )
+    copier = Copier(client, producer, checkpoints, incarnation, settings.copy_chunk)
+    work = await _copy_progress(checkpoints, mapping, targets)
+    _log.info("publishing", collections=len(targets), incarnation=str(incarnation.id))
+    async with _told_once(), asyncio.TaskGroup() as tasks:
+        beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
+        copying = tasks.create_task(copier.run(work if settings.copy_enabled else []))
+        tasks.create_task(stream.run(stop))
+        await stop.wait()
+        beating.cancel()
+        copying.cancel()
+    _log.info("publisher stopped")
+
+
+@asynccontextmanager
+async def _told_once() -> AsyncIterator[None]:
+    """Raise the first of a group of errors alone, so that it is told in one line."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            ours = [inner for inner in error.exceptions if isinstance(inner, CrossfadeError)]
+            error = (ours or error.exceptions)[0]
+        raise error from None
+
+
+async def _require_collections(client: Client, settings: Settings, mapping: Mapping) -> None:
+    try:
+        existing = await collection_names(client, mapping.database)
+    except PyMongoError as error:
+        raise ServiceUnavailable(f"MongoDB does not list its collections ({describe(error)})") from None
+    faults: list[str] = []
+    for name in mapping.collections:
+        if name not in existing:
+            near = difflib.get_close_matches(name, existing - mapping.collections.keys(), n=1)
+            faults.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    if faults:
+        raise MappingError(
+            f"{settings.mapping} maps collections that database {mapping.database} does not have: "
+            + ", ".join(faults),
+            remedy="mend the mapping, or set CROSSFADE_ALLOW_MISSING_COLLECTIONS=true when they come later",
+        )
+
+
+async def _targets(settings: Settings, mapping: Mapping) -> list[Target]:
+    names = TopicNames(settings.topic_prefix)
+    collections = list(mapping.namespaces())
+    declared = declare(
+        names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
+    )
+    partitions = await ensure_topics(settings.kafka_bootstrap, declared)
+
+    def target(collection: Collection) -> Target:
+        stream, copy = names.stream(collection), names.copy(collection)
+        return Target(collection, str(collection), stream, copy, partitions[stream], partitions[copy])
+
+    return [target(collection) for collection in collections]
+
+
+async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpoint:
+    """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4)."""
+    if checkpoint := await checkpoints.load():
+        return checkpoint
+    try:
+        started = await heartbeat.beat()
+    except PyMongoError as error:
+        raise ServiceUnavailable(
+            f"MongoDB does not take the heartbeat ({describe(error)})",
+            remedy="allow the user to write database crossfade, and check the replica set's majority",
+        ) from None
+    return await checkpoints.create(uuid4(), started.time << 32 | started.inc)
+
+
+async def _copy_progress(
+    checkpoints: Checkpoints, mapping: Mapping, targets: Sequence[Target]
+) -> list[tuple[Target, CopyProgress]]:
+    known = mapping.namespaces()
+    return [
+        (
+            target,
+            await checkpoints.collection(target.namespace, Mapping.hash_of(known[target.collection])),
+        )
+        for target in targets
+    ]

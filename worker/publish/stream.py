@@ -1,0 +1,158 @@
+"""The live half of the publisher: the change stream into Kafka, its resume token after it (C6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import structlog
+from bson.raw_bson import RawBSONDocument
+from pymongo.errors import OperationFailure, PyMongoError
+
+from worker import failpoints, metrics
+from worker.broker.producer import Producer
+from worker.errors import Fatal
+from worker.mongo.changes import CHANGE_STREAM_HISTORY_LOST, ChangeStream, Fetched, token_time
+from worker.mongo.client import Client, describe, transient
+from worker.postgres.checkpoints import Checkpoints
+from worker.publish.events import EventMaker
+from worker.publish.target import Incarnation, Target
+from worker.publish.window import Window
+from worker.retry import Backoff
+
+_log = structlog.get_logger()
+
+_IN_FLIGHT = 8
+_SAVE_EVERY = 1.0
+_GRACE = 3.0  # seconds for the batch at hand when told to stop
+_LAST_SAVE = 5.0
+_LATE = 5.0  # seconds without an acknowledgement that are worth a line
+
+
+class _Mark(NamedTuple):
+    time: int
+    token: RawBSONDocument
+
+
+class StreamPublisher:
+    """Follows the change stream from the last saved token until it is told to stop."""
+
+    def __init__(
+        self,
+        client: Client,
+        producer: Producer,
+        checkpoints: Checkpoints,
+        targets: Mapping[str, Target],
+        incarnation: Incarnation,
+        publisher: str,
+        token: bytes | None,
+    ) -> None:
+        self._client = client
+        self._producer = producer
+        self._checkpoints = checkpoints
+        self._targets = targets
+        self._incarnation = incarnation
+        self._publisher = publisher
+        self._position = RawBSONDocument(token) if token else incarnation.started
+        self._window: Window[_Mark | None] = Window(_IN_FLIGHT)
+        self._saved = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Publish until ``stop``; then wait for acknowledgements and save the last safe token."""
+        saver = asyncio.create_task(self._save_regularly())
+        follower = asyncio.create_task(self._follow(stop))
+        stopped = asyncio.create_task(stop.wait())
+        tasks = {saver, follower, stopped}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await asyncio.wait({follower}, timeout=_GRACE)
+            for task in (saver, follower):
+                if task.done():
+                    task.result()  # raises what ended it
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_LAST_SAVE):
+                await self._window.drain()
+                await self._save()
+        except TimeoutError:
+            _log.warning("the last token was not saved; the next start sends a little again")
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        delays = Backoff().delays()
+        interrupted = False
+        while not stop.is_set():
+            stream = None
+            try:
+                stream = await ChangeStream.open(
+                    self._client, [target.collection for target in self._targets.values()], self._position
+                )
+                maker = EventMaker(self._client, self._targets, self._incarnation, self._publisher)
+                while not stop.is_set():
+                    await self._publish(maker, await stream.fetch())
+                    if interrupted:
+                        _log.info("change stream resumed")
+                        interrupted, delays = False, Backoff().delays()
+            except PyMongoError as error:
+                _stop_if_hopeless(error)
+                if not interrupted:
+                    _log.warning("change stream interrupted, resuming", error=describe(error))
+                    metrics.STREAM_RESUMED.inc()
+                interrupted = True
+                await asyncio.sleep(next(delays))
+            finally:
+                if stream is not None:
+                    with suppress(PyMongoError):
+                        await stream.close()
+
+    async def _publish(self, maker: EventMaker, fetched: Fetched) -> None:
+        outgoing = await maker.make(fetched)
+        acknowledgements = await self._producer.send_all(outgoing.records) if outgoing.records else []
+        if fetched.changes:
+            failpoints.reach(failpoints.PUBLISH_AFTER_SEND)
+            age = datetime.now(UTC) - fetched.changes[-1]["wallTime"]
+            metrics.PUBLISH_LAG.observe(max(0.0, age.total_seconds()))
+        safe = maker.order.safe
+        if safe is not None:
+            self._position = safe  # only now: everything up to it has been handed over
+        mark = None if safe is None else _Mark(token_time(safe), safe)
+        await self._window.add(acknowledgements, mark)
+
+    async def _save_regularly(self) -> None:
+        told = False
+        while True:
+            await asyncio.sleep(_SAVE_EVERY)
+            await self._window.settle()
+            late = self._window.waiting > _LATE
+            if late and not told:
+                _log.warning("Kafka does not acknowledge, waiting", seconds=round(self._window.waiting))
+            elif told and not late:
+                _log.info("Kafka acknowledges again")
+            told = late
+            await self._save()
+
+    async def _save(self) -> None:
+        mark = self._window.durable
+        if mark is None or mark.time <= self._saved:
+            return
+        failpoints.reach(failpoints.PUBLISH_BEFORE_TOKEN)
+        await self._checkpoints.save_token(self._incarnation.id, bytes(mark.token.raw), mark.time)
+        self._saved = mark.time
+        metrics.TOKEN_TIME.set(mark.time >> 32)
+        failpoints.reach(failpoints.PUBLISH_AFTER_TOKEN)
+
+
+def _stop_if_hopeless(error: PyMongoError) -> None:
+    if isinstance(error, OperationFailure) and error.code == CHANGE_STREAM_HISTORY_LOST:
+        raise Fatal(
+            "MongoDB's oplog no longer holds the place where the change stream stopped",
+            remedy="enlarge the oplog, delete this publisher's row in crossfade.checkpoint and start again",
+        ) from None
+    if not transient(error):
+        raise Fatal(f"MongoDB refuses the change stream ({describe(error)})") from None

@@ -1,0 +1,61 @@
+"""Where a collection's events go, and records collected for many partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from bson import Timestamp
+
+from topics import Collection, Origin, partition_of
+from worker.broker.producer import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One mapped collection with its topics."""
+
+    collection: Collection
+    namespace: str
+    stream_topic: str
+    copy_topic: str
+    stream_partitions: int
+    copy_partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One unbroken life of the change stream, and the clusterTime S where it began."""
+
+    id: UUID
+    started: Timestamp
+    origin: Origin
+
+    @classmethod
+    def of(cls, id_: UUID, started_time: int) -> Incarnation:
+        """Return the incarnation that a checkpoint holds."""
+        return cls(id_, Timestamp(started_time >> 32, started_time & 0xFFFFFFFF), Origin(id_))
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """Records by topic and partition, in order within each."""
+
+    records: dict[tuple[str, int], list[Record]] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, topic: str, partitions: int, key: bytes, value: bytes) -> None:
+        """Add a document's record to its partition."""
+        place = (topic, partition_of(key, partitions))
+        self.bytes += len(value)
+        if (records := self.records.get(place)) is not None:
+            records.append((key, value))
+        else:
+            self.records[place] = [(key, value)]
+
+    def add_everywhere(self, targets: Sequence[Target], key: bytes, value: bytes) -> None:
+        """Add a control record to every partition of every stream topic."""
+        for target in targets:
+            for partition in range(target.stream_partitions):
+                self.records.setdefault((target.stream_topic, partition), []).append((key, value))

@@ -1,0 +1,25 @@
+"""Retrying with exponential backoff and full jitter; the policy and the clock are passed in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Delays in seconds that double from ``first`` to ``longest``, each cut by a random share.
+
+    The jitter keeps processes that failed together from coming back together.
+    """
+
+    first: float = 0.1
+    longest: float = 5.0
+
+    def delays(self) -> Iterator[float]:
+        """Yield delays without end."""
+        ceiling = self.first
+        while True:
+            yield ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
+            ceiling = min(ceiling * 2, self.longest)

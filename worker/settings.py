@@ -1,0 +1,88 @@
+"""Settings: environment ``CROSSFADE_*``, over a YAML file named by ``CROSSFADE_CONFIG``; one model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from worker.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Every setting of Crossfade. Connection strings may hold passwords and are never printed."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="ignore", frozen=True)
+
+    mongo_uri: SecretStr = Field(description="MongoDB connection string of the replica set or mongos")
+    postgres_dsn: SecretStr = Field(description="PostgreSQL as the sync role")
+    postgres_admin_dsn: SecretStr | None = Field(
+        None,
+        description="PostgreSQL as a role that may create roles and schemas; only `schema apply` uses it",
+    )
+    kafka_bootstrap: str = Field(description="Kafka's bootstrap servers, host:port,...")
+    mapping: Path = Field(description="the mapping YAML")
+
+    topic_prefix: str = Field("crossfade", description="first part of every topic's name")
+    topic_partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic at creation")
+    topic_replication: int = Field(1, ge=1, le=10, description="replicas of each topic at creation")
+
+    publisher: str = Field("default", description="name of this migration's publisher; its checkpoint's key")
+    copy_chunk: int = Field(5000, ge=1, le=1_000_000, description="documents in one chunk of the copy")
+    copy_enabled: bool = Field(True, description="copy existing documents; off: only follow changes")
+    allow_missing_collections: bool = Field(
+        False, description="accept mapped collections that MongoDB does not have (yet)"
+    )
+    heartbeat_interval: float = Field(1.0, gt=0, le=60, description="seconds between heartbeats")
+
+    apply_group: str = Field("crossfade-apply", description="Kafka consumer group of the apply workers")
+    apply_batch: int = Field(2000, ge=1, le=100_000, description="events in one transaction, at most")
+    replication_role: Literal["auto", "replica", "origin"] = Field(
+        "auto",
+        description="replica: skip foreign keys and triggers by session_replication_role; origin: keep them, "
+        "park what violates a foreign key; auto: replica where the privilege was granted",
+    )
+
+    log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    metrics_host: str = Field("127.0.0.1", description="address that metrics are served on")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of this process's metrics; 0: none")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, then the file."""
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if file := os.environ.get("CROSSFADE_CONFIG"):
+            if not Path(file).is_file():
+                raise ConfigurationError(f"CROSSFADE_CONFIG names {file}, which is no file")
+            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=file))
+        return tuple(sources)
+
+
+def load(**given: object) -> Settings:
+    """Return the settings; `ConfigurationError` names each one that is missing or wrong, never its value."""
+    try:
+        return Settings(**given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"CROSSFADE_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg'].lower()}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(
+            faults, remedy="set it in the environment or in the file that CROSSFADE_CONFIG names"
+        ) from None
