@@ -1,0 +1,128 @@
+"""What becomes of an event, without any service."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from topics import Collection, Event, Operation, Origin, Source, Version, encode
+from worker.apply.batch import Item, Mapped, Outcome, decide, fold, read, tally
+from worker.mapping import CollectionPlan
+from worker.mapping.model import CollectionMapping
+from worker.postgres.ledger import LedgerRow, Phase
+
+TENANT, OTHER = uuid4(), uuid4()
+NOTES = Collection("db", "notes")
+MAPPED = {
+    NOTES: Mapped(
+        1,
+        CollectionPlan(
+            CollectionMapping.model_validate(
+                {
+                    "table": "notes",
+                    "tenant": {"path": "tenantId", "column": "tenant_id"},
+                    "rest": "rest",
+                    "columns": {"size": {"type": "integer", "required": True}},
+                }
+            )
+        ),
+    )
+}
+
+
+def item(
+    document_id: UUID,
+    time: int,
+    order: int = 0,
+    *,
+    operation: Operation = Operation.UPSERT,
+    tenant: UUID = TENANT,
+    size: object = 1,
+    offset: int = 0,
+) -> Item:
+    document = None
+    if operation is Operation.UPSERT:
+        document = {"_id": document_id, "tenantId": tenant, "size": size}
+    event = Event(
+        operation=operation,
+        namespace=str(NOTES),
+        id=document_id,
+        version=Version(time, order),
+        wall=datetime.now(UTC),
+        source=Source.STREAM,
+        origin=Origin(uuid4()),
+        document=document,
+    )
+    return read(Item("t", 0, offset, encode(event)), MAPPED)
+
+
+def home(*tenants: UUID, phase: str = "mongo", floor: int = 0) -> dict[UUID, Phase]:
+    return {tenant: Phase(phase, floor) for tenant in tenants}
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome"),
+    [
+        ((10, 5), Outcome.SUPERSEDED),
+        ((10, 4), Outcome.SUPERSEDED),
+        ((9, 9), Outcome.SUPERSEDED),
+        ((10, 6), Outcome.APPLIED),
+        ((11, 0), Outcome.APPLIED),
+    ],
+)
+def test_only_a_strictly_greater_version_changes_a_row(version: tuple[int, int], outcome: Outcome) -> None:
+    known = LedgerRow(TENANT, Version(10, 5), "live")
+    assert decide(item(uuid4(), *version), known, home(TENANT)) is outcome
+
+
+def test_a_tombstone_holds_back_an_older_event_too() -> None:
+    known = LedgerRow(TENANT, Version(10, 0), "deleted")
+    assert decide(item(uuid4(), 9), known, home(TENANT)) is Outcome.SUPERSEDED
+
+
+def test_a_refetched_document_may_come_at_the_version_it_had() -> None:
+    known = LedgerRow(TENANT, Version(10, 5), "refetch")
+    assert decide(item(uuid4(), 10, 5), known, home(TENANT)) is Outcome.APPLIED
+    assert decide(item(uuid4(), 10, 4), known, home(TENANT)) is Outcome.SUPERSEDED
+
+
+@pytest.mark.parametrize("phase", ["postgres", "complete", "rolling_back"])
+def test_no_row_changes_when_any_tenant_involved_has_left(phase: str) -> None:
+    known = LedgerRow(OTHER, Version(1, 0), "live")
+    phases = home(TENANT) | home(OTHER, phase=phase)
+    assert decide(item(uuid4(), 5), known, phases) is Outcome.SWITCHED
+
+
+def test_nothing_at_or_below_the_floor_changes_a_row() -> None:
+    assert decide(item(uuid4(), 7), None, home(TENANT, floor=7)) is Outcome.SUPERSEDED
+    assert decide(item(uuid4(), 8), None, home(TENANT, floor=7)) is Outcome.APPLIED
+
+
+def test_fold_keeps_the_newest_whatever_the_order_of_arrival() -> None:
+    one, two = uuid4(), uuid4()
+    items = [item(one, 3), item(two, 1), item(one, 5), item(one, 4), item(one, 5)]
+    assert {(i.key[1], i.version.time) for i in fold(items) if i.key} == {(one, 5), (two, 1)}
+    assert sum(i.outcome is Outcome.SUPERSEDED for i in items) == 3
+
+
+def test_a_document_that_cannot_be_mapped_is_dead_without_its_value() -> None:
+    bad = item(uuid4(), 1, size="a secret")
+    assert (bad.outcome, bad.kind) == (Outcome.DEAD, "mapping")
+    assert "size" in bad.reason and "secret" not in bad.reason
+
+
+def test_bytes_that_are_no_event_are_dead_not_raised() -> None:
+    broken = read(Item("t", 0, 0, b"\x05\x00\x00\x00\x00"), MAPPED)
+    assert (broken.outcome, broken.kind) == (Outcome.DEAD, "envelope")
+
+
+def test_every_record_is_counted_once() -> None:
+    one = uuid4()
+    items = [item(one, 1, offset=4), item(one, 2, offset=5), item(uuid4(), 1, size=None, offset=6)]
+    for winner in fold(items):
+        winner.outcome = decide(winner, None, home(TENANT))
+    (counts,) = tally(items).values()
+    assert counts.outcomes == {"applied": 1, "superseded": 1, "dead_lettered": 1}
+    assert (counts.first_offset, counts.last_offset) == (4, 6)
