@@ -16,6 +16,7 @@ import uvloop
 
 import schema.migrate
 from worker import logs
+from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.settings import Settings, load
@@ -40,6 +41,7 @@ def main() -> None:
     """Live migration of a multi-tenant application from MongoDB to PostgreSQL.
 
     \b
+    Try it:   crossfade demo
     By hand:  crossfade dev up && eval "$(crossfade dev env)"
               export CROSSFADE_MAPPING=schema/spaces/mapping.yaml
               crossfade schema apply --target spaces
@@ -47,6 +49,7 @@ def main() -> None:
 
 
 main.add_command(dev)
+main.add_command(demo)
 
 
 def _serve(role: str, run: Role) -> None:

@@ -15,9 +15,9 @@ import asyncpg
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
+from examples.spaces.comparison import differences
 from examples.spaces.generate import Generator
 from schema import migrate
-from tests.support.comparison import differences
 from worker.embedded import Services
 
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"

@@ -173,3 +173,15 @@ async def collection_number(connection: Connection, namespace: str, mapping_hash
         "SELECT collection_id FROM crossfade.collection WHERE namespace = $1", namespace
     )
     return number
+
+
+_SETTLED = """
+SELECT coalesce(min(heartbeat_at) > $1, false)
+    AND NOT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')
+FROM crossfade.partition_progress WHERE heartbeat_at IS NOT NULL
+"""
+
+
+async def settled_since(connection: Connection, moment: datetime) -> bool:
+    """Whether every partition has shown a heartbeat newer than a moment, and nothing is parked."""
+    return bool(await connection.fetchval(_SETTLED, moment))

@@ -46,7 +46,7 @@ async def differences(database: Any, postgres: asyncpg.Connection) -> list[str]:
     """Return what differs, by collection and id; empty when both sides are equal."""
     found: list[str] = []
     for collection, (table, fields) in TABLES.items():
-        rows = {row["id"]: row for row in await postgres.fetch(f"SELECT * FROM {table}")}
+        rows = {row["id"]: row for row in await postgres.fetch(f"SELECT * FROM {table}")}  # noqa: S608
         async for document in database[collection].find():
             row = rows.pop(row_id(document["_id"]), None)
             if row is None:
