@@ -53,7 +53,14 @@ def launch(how: Launch) -> Recorded:
         )
     # It is meant to outlive this object, which would else warn that nobody waited for it.
     process.returncode = 0
-    return Recorded(process.pid, psutil.Process(process.pid).create_time())
+    server = psutil.Process(process.pid)
+    recorded = Recorded(process.pid, server.create_time())
+    # The kernel lets us go on a moment before the new program's command line can be read, and by it we
+    # know the server again: looked for in that moment, it would count as ended.
+    with suppress(psutil.NoSuchProcess):
+        while not server.cmdline() and server.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.001)
+    return recorded
 
 
 async def run(
