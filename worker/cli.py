@@ -44,7 +44,7 @@ def main() -> None:
     Try it:   crossfade demo
     By hand:  crossfade dev up && eval "$(crossfade dev env)"
               export CROSSFADE_MAPPING=schema/spaces/mapping.yaml
-              crossfade schema apply --target spaces
+              crossfade schema apply --target spaces && crossfade run
     """
 
 
@@ -93,6 +93,17 @@ def apply() -> None:
     from worker.apply.process import run
 
     _serve("apply", run)
+
+
+@main.command()
+def run() -> None:
+    """Run publish and apply, each a process of its own, started again when it ends.
+
+    SIGTERM or Ctrl-C ends them all. Exit 2 when one of them says that a person must act first.
+    """
+    from worker import supervise
+
+    _serve("run", supervise.run)
 
 
 @main.group(name="schema")

@@ -1,0 +1,71 @@
+"""`crossfade run`: every role as a process of its own, started again with backoff when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import structlog
+
+from worker.errors import UsageError
+from worker.retry import Backoff
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+ROLES = ("publish", "apply")
+STEADY_AFTER = 60.0  # seconds that a process must have run for its next delay to be short again
+STOP_WITHIN = 20.0
+
+
+class RoleRefused(UsageError):
+    """A process ended with exit code 2: a person must act first."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(f"{role} cannot start", remedy="its own line above says what to do")
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Run all roles until ``stop`` is set; `RoleRefused` when one says that starting again is no use."""
+    del settings  # each process reads its own; ours were read to fail early
+    roles = [asyncio.create_task(_keep(role)) for role in ROLES]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, *roles}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for role in roles:
+        role.cancel()
+    ended = await asyncio.gather(*roles, return_exceptions=True)
+    for result in ended:
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+            raise result
+
+
+async def _keep(role: str) -> None:
+    delays = Backoff(first=0.5, longest=30).delays()
+    while True:
+        began = time.monotonic()
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role)
+        _log.info("started", process=role, pid=process.pid)
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        if code == UsageError.exit_code:
+            raise RoleRefused(role)
+        if time.monotonic() - began > STEADY_AFTER:
+            delays = Backoff(first=0.5, longest=30).delays()
+        delay = next(delays)
+        _log.warning("ended, starting it again", process=role, exit_code=code, seconds=round(delay, 1))
+        await asyncio.sleep(delay)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_WITHIN):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
