@@ -278,7 +278,7 @@ async def test_data_is_kept_through_down_and_up_on_other_ports(directory: Path) 
     assert await read_mongod(services) == [1]
     assert await read_postgres(services) == [2]
 
-    while directory.exists():  # the servers go on writing into it meanwhile
+    while directory.exists():  # noqa: ASYNC240 - the servers go on writing into it meanwhile
         shutil.rmtree(directory, ignore_errors=True)
     await Services.down(directory)
     assert processes_of(directory) == []
