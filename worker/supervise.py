@@ -41,23 +41,33 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _keep(role: str) -> None:
-    delays = Backoff(first=0.5, longest=30).delays()
+    """Start a role again whenever it ends.
+
+    Exit code 2 at its first start ends all: the settings are wrong. Later it means that a service is away
+    while the role starts again, which passes.
+    """
+    ran = False
     while True:
-        began = time.monotonic()
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role)
-        _log.info("started", process=role, pid=process.pid)
-        try:
-            code = await process.wait()
-        except asyncio.CancelledError:
-            await _end(process)
-            raise
-        if code == UsageError.exit_code:
-            raise RoleRefused(role)
-        if time.monotonic() - began > STEADY_AFTER:
-            delays = Backoff(first=0.5, longest=30).delays()
-        delay = next(delays)
-        _log.warning("ended, starting it again", process=role, exit_code=code, seconds=round(delay, 1))
-        await asyncio.sleep(delay)
+        for delay in Backoff(first=0.5, longest=30).delays():
+            began = time.monotonic()
+            code = await _once(role)
+            if code == UsageError.exit_code and not ran:
+                raise RoleRefused(role)
+            ran = True
+            _log.warning("ended, starting it again", process=role, exit_code=code, seconds=round(delay, 1))
+            await asyncio.sleep(delay)
+            if time.monotonic() - began > STEADY_AFTER:
+                break
+
+
+async def _once(role: str) -> int:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role)
+    _log.info("started", process=role, pid=process.pid)
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        await _end(process)
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from motor.motor_asyncio import AsyncIOMotorClient
 
+from examples.spaces import oracle
+from examples.spaces.generate import Generator
+from examples.spaces.ledger import Ledger
+from examples.spaces.writer import Writer
 from schema import migrate
 from worker.embedded import Services
 
+PARTITIONS = 2
+COLLECTIONS = 6
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"
 
 
@@ -29,6 +38,7 @@ class World:
         self.services, self.directory = services, directory
         self.client = AsyncIOMotorClient(services.mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
+        self.ledger = Ledger()
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         mapping = directory / "mapping.yaml"
         mapping.write_text(MAPPING.read_text().replace("database: spaces", f"database: {self.name}"))
@@ -40,7 +50,7 @@ class World:
             "CROSSFADE_TOPIC_PREFIX": self.name,
             "CROSSFADE_APPLY_GROUP": self.name,
             "CROSSFADE_PUBLISHER": self.name,
-            "CROSSFADE_TOPIC_PARTITIONS": "2",
+            "CROSSFADE_TOPIC_PARTITIONS": str(PARTITIONS),
             "CROSSFADE_LOG_FORMAT": "json",
         }
 
@@ -66,26 +76,130 @@ class World:
         return await asyncio.wait_for(process.wait(), 20)
 
     async def settled(self, seconds: float = 90) -> None:
-        """Wait until a heartbeat newer than this call, and all copies, are applied."""
+        """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
         marker = await self.mongo.command("serverStatus")
         connection = await self.connect()
         try:
             async with asyncio.timeout(seconds):
                 while not await connection.fetchval(  # noqa: ASYNC110
-                    """SELECT (SELECT count(*) = 12 AND min(heartbeat_at) > $1::timestamptz FROM
+                    """SELECT (SELECT count(*) = $2 AND min(heartbeat_at) > $1::timestamptz FROM
                            crossfade.partition_progress WHERE heartbeat_at IS NOT NULL)
-                       AND (SELECT bool_and(copy_state = 'copied') FROM crossfade.collection)
-                       AND (SELECT sum(copied) FROM crossfade.collection) <= (SELECT sum(records) FROM
-                           crossfade.partition_progress WHERE topic LIKE '%.copy')
-                       AND NOT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')""",
+                       AND (SELECT bool_and(copy_state = 'copied') FROM crossfade.collection)""",
                     marker["localTime"],
+                    COLLECTIONS * PARTITIONS,
                 ):
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(0.1)
+                async with self._consumer() as (consumer, partitions):
+                    ends = await consumer.end_offsets(partitions)
+                while not await connection.fetchval(  # noqa: ASYNC110
+                    """SELECT NOT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')
+                       AND NOT EXISTS (
+                           SELECT FROM unnest($1::text[], $2::integer[], $3::bigint[])
+                               AS k(topic, partition, ends)
+                           LEFT JOIN crossfade.partition_progress p USING (topic, partition)
+                           WHERE coalesce(p.next_offset, 0) < k.ends)""",
+                    [place.topic for place in ends],
+                    [place.partition for place in ends],
+                    list(ends.values()),
+                ):
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             logs = "".join(path.read_text()[-2000:] for path in self.directory.glob("*.log"))
             pytest.fail(f"not settled in {seconds} s\n{logs}")
         finally:
             await connection.close()
+
+    @asynccontextmanager
+    async def _consumer(
+        self, topics: Callable[[str], bool] = lambda name: True
+    ) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
+        await consumer.start()
+        try:
+            names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
+            partitions = [
+                TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
+            ]
+            consumer.assign(partitions)
+            yield consumer, partitions
+        finally:
+            await consumer.stop()
+
+    async def load(self, documents: int, *, tenants: int = 2, seed: int = 3) -> None:
+        """Fill MongoDB as the reference application would."""
+        await Generator(seed).load(self.mongo, tenants=tenants, documents=documents)
+
+    @asynccontextmanager
+    async def writes(self, rate: float, seed: int = 5) -> AsyncIterator[Writer]:
+        """Let the application write while the block runs; at its end every write's outcome is known."""
+        writer = Writer(self.client, self.name, rate, seed, ledger=self.ledger)
+        stop = asyncio.Event()
+        running = asyncio.create_task(writer.run(stop))
+        try:
+            yield writer
+        finally:
+            stop.set()
+            await running
+
+    async def until(self, told: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for a condition of this process."""
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110 - other processes make it true
+                await asyncio.sleep(0.05)
+        assert condition(), told
+
+    async def value(self, query: str, *arguments: object) -> Any:
+        """Return one value from PostgreSQL, as the superuser."""
+        connection = await self.connect()
+        try:
+            return await connection.fetchval(query, *arguments)
+        finally:
+            await connection.close()
+
+    async def until_value(self, query: str, least: int, seconds: float = 60) -> None:
+        """Wait until PostgreSQL answers a query with at least a number."""
+        connection = await self.connect()
+        try:
+            async with asyncio.timeout(seconds):
+                while (await connection.fetchval(query) or 0) < least:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            await connection.close()
+
+    async def compare(self) -> oracle.Comparison:
+        """Compare every document with its rows, both ways."""
+        connection = await self.connect()
+        try:
+            return await oracle.compare(self.mongo, connection)
+        finally:
+            await connection.close()
+
+    async def assert_nothing_lost(self) -> None:
+        """Acknowledged writes are in MongoDB, documents in PostgreSQL, records accounted for."""
+        assert await self.ledger.compare(self.mongo) == []
+        comparison = await self.compare()
+        assert comparison.documents > 0
+        assert comparison.equal, comparison.differences
+        outcomes = "applied + superseded + absent + echo + switched + parked + dead_lettered + control"
+        for table in ("batch", "partition_progress"):  # PROTOCOL.md A8
+            assert await self.value(
+                f"SELECT count(*) > 0 AND bool_and(records = {outcomes}) FROM crossfade.{table}"
+            )
+        assert await self.value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'dead'") == 0
+
+    async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
+        """Send every record of these topics once more, in random order; return how many."""
+        async with self._consumer(topics) as (consumer, partitions):
+            await consumer.seek_to_beginning()
+            left = sum((await consumer.end_offsets(partitions)).values())
+            records = [await consumer.getone() for _ in range(left)]
+        random.Random(seed).shuffle(records)
+        producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
+        await producer.start()
+        for record in records:
+            await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
+        await producer.stop()  # sends what is left
+        return left
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -21,7 +22,7 @@ from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
 from worker.postgres import migration_log
 from worker.postgres.connect import connect
-from worker.postgres.faults import Action, action_for, describe
+from worker.postgres.faults import CONNECTION_LOST, Action, action_for, describe
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -119,15 +120,19 @@ class ApplyWorker:
         raise AssertionError
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled; look for parked events at their time, however much arrives."""
+        loop = asyncio.get_running_loop()
+        look_at = loop.time() + RETRY_EVERY
         while True:
-            try:
-                async with asyncio.timeout(RETRY_EVERY):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at):
                     await self._arrived.wait()
-            except TimeoutError:
+            if loop.time() >= look_at:
                 await self._retrying(self._retry_parked)
-                continue
+                look_at = loop.time() + RETRY_EVERY
             batch = self._take_waiting()
+            if not batch:
+                continue
             items = [item for _, chunk in batch for item in chunk]
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
@@ -176,12 +181,14 @@ class ApplyWorker:
                     await self._reconnect()
                 await work()
                 return
-            except (Transient, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (Transient, asyncpg.PostgresError, *CONNECTION_LOST) as error:
                 action, why = action_for(error)
                 if isinstance(error, Transient):
                     action, why = Action.RETRY, str(error)
                 if action is not Action.RETRY:
                     raise Fatal(f"PostgreSQL refuses the batch: {describe(error)}", remedy=why) from None
+                if isinstance(error, asyncpg.InternalClientError) and self._connection is not None:
+                    self._connection.terminate()  # it believes itself open
                 _log.warning("batch not committed, trying again", reason=why, error=describe(error))
                 await asyncio.sleep(delay)
 

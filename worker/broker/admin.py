@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -10,6 +11,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from topics import Topic
 from worker.errors import ServiceUnavailable
+from worker.retry import Backoff
 
 # aiokafka logs every failed attempt with a traceback; each failure is told once by us.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -61,5 +63,15 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> None:
 
 
 async def _partitions(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
-    found = await admin.describe_topics(names)
-    return {topic["topic"]: len(topic["partitions"]) for topic in found}
+    """Return each topic's number of partitions, once the broker that answers knows all of them.
+
+    A topic that was just created is listed with an error and no partition until the broker has the
+    controller's records; a record's partition must not be reckoned from that.
+    """
+    async with asyncio.timeout(_TIMEOUT_MS / 1000):
+        for delay in Backoff(longest=1).delays():
+            found = await admin.describe_topics(names)
+            if all(not topic["error_code"] and topic["partitions"] for topic in found):
+                return {topic["topic"]: len(topic["partitions"]) for topic in found}
+            await asyncio.sleep(delay)
+    raise AssertionError

@@ -8,6 +8,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from worker.errors import ServiceUnavailable
+from worker.postgres.faults import CONNECTION_LOST
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
@@ -29,7 +30,7 @@ async def connect(dsn: str, role: str) -> asyncpg.Connection:
         raise ServiceUnavailable(
             f"PostgreSQL at {where} has no such database", remedy="create it, or mend CROSSFADE_POSTGRES_DSN"
         ) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise ServiceUnavailable(
             f"PostgreSQL at {where} cannot be reached ({type(error).__name__})",
             remedy="start it, or mend CROSSFADE_POSTGRES_DSN",

@@ -19,6 +19,9 @@ class Action(Enum):
     STOP = auto()  # the database is not what this program needs; a person must act
 
 
+# asyncpg says InternalClientError when a server dies between two messages of one statement.
+CONNECTION_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _TABLE: dict[str, tuple[Action, str]] = {
     "23503": (Action.PARK, "the row that it refers to has not arrived yet"),
     "23505": (Action.PARK, "another row still holds the unique value"),
@@ -47,7 +50,7 @@ def action_for(error: BaseException) -> tuple[Action, str]:
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
         return _TABLE.get(code) or _TABLE.get(code[:2]) or (Action.STOP, "an error that has no rule")
-    if isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError):
+    if isinstance(error, CONNECTION_LOST):
         return Action.RETRY, "the connection was lost"
     return Action.STOP, "an error that has no rule"
 
