@@ -34,7 +34,7 @@ def id_to_bson(document_id: Any) -> bytes:
 
 def key_to_id(key: bytes) -> Any:
     """Return the document id in a record key, or in `id_to_bson`'s bytes."""
-    return bson.decode(key, codec_options=_CODEC)[""]
+    return bson.decode(key, codec_options=_CODEC)[""]  # pyright: ignore[reportUnknownMemberType]
 
 
 def partition_of(key: bytes, partitions: int) -> int:
