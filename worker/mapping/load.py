@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ def load(path: Path) -> Mapping:
             f"cannot read mapping {path} ({error.strerror})", remedy="set CROSSFADE_MAPPING"
         ) from None
     try:
-        root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = cast("yaml.Node | None", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -45,7 +45,7 @@ def _integer(bits: int) -> Converter:
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
     def convert(value: Any) -> int:
-        kind = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
         if (kind is int or kind is Int64) and low <= value <= high:
             return int(value)
         if kind is float and value.is_integer() and low <= value <= high:
@@ -56,7 +56,7 @@ def _integer(bits: int) -> Converter:
 
 
 def _double(value: Any) -> float | str:
-    kind = type(value)
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is float:
         if value != value or value in (math.inf, -math.inf) or (value == 0 and math.copysign(1, value) < 0):
             return repr(value)  # JSON's numbers have none of these; float8's input has
@@ -124,7 +124,7 @@ CONVERTERS: dict[ColumnType, Converter] = {
 
 def plain(value: Any, path: str, notes: dict[str, Any]) -> Any:
     """Return a value as plain JSON; each part that this cannot say exactly is added to ``notes`` by path."""
-    kind = type(value)
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         if "\0" not in value:
             return value
