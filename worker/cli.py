@@ -20,6 +20,8 @@ from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.settings import Settings, load
+from worker.status import status
+from worker.topics_cli import topics
 
 Role = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
@@ -50,6 +52,8 @@ def main() -> None:
 
 main.add_command(dev)
 main.add_command(demo)
+main.add_command(status)
+main.add_command(topics)
 
 
 def _serve(role: str, run: Role) -> None:

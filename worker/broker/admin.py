@@ -1,12 +1,16 @@
-"""Creates the declared topics and says how many partitions each has."""
+"""Creates the declared topics, and says how each topic that exists is set up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from topics import Topic
@@ -19,6 +23,19 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 _TIMEOUT_MS = 15_000
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A declared topic as Kafka has it."""
+
+    topic: Topic
+    created: bool
+    """Whether this call made it; else it was there."""
+    partitions: int
+    max_message_bytes: int
+    retention_ms: int
+    """-1: for ever."""
+
+
 def unreachable(bootstrap: str, error: BaseException) -> ServiceUnavailable:
     """Return the error that says Kafka cannot be used."""
     return ServiceUnavailable(
@@ -29,23 +46,62 @@ def unreachable(bootstrap: str, error: BaseException) -> ServiceUnavailable:
 
 async def ensure_topics(bootstrap: str, topics: list[Topic]) -> dict[str, int]:
     """Create the topics that are missing; return each topic's real number of partitions."""
+    async with _administering(bootstrap) as admin:
+        await _create_missing(admin, topics)
+        return await _partitions(admin, [topic.name for topic in topics])
+
+
+async def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[Found]:
+    """Create the topics that are missing; return how each one is set up, in the order given."""
+    async with _administering(bootstrap) as admin:
+        made = await _create_missing(admin, topics)
+        there = [topic for topic in topics if topic.name not in made]
+        partitions = await _partitions(admin, [topic.name for topic in there]) if there else {}
+        configs = await _configs(admin, [topic.name for topic in there]) if there else {}
+        return [
+            # The broker has just taken the declared values; the one asked next may not know them yet.
+            Found(topic, True, topic.partitions, topic.max_message_bytes, topic.retention_ms)
+            if topic.name in made
+            else Found(
+                topic,
+                False,
+                partitions[topic.name],
+                int(configs[topic.name]["max.message.bytes"]),
+                int(configs[topic.name]["retention.ms"]),
+            )
+            for topic in topics
+        ]
+
+
+async def existing_topics(bootstrap: str) -> dict[str, int]:
+    """Return the number of partitions of every topic that exists."""
+    async with _administering(bootstrap) as admin:
+        return await _partitions(admin, await admin.list_topics())
+
+
+@asynccontextmanager
+async def _administering(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(
         bootstrap_servers=bootstrap, client_id="crossfade admin", request_timeout_ms=_TIMEOUT_MS
     )
     try:
         await admin.start()
-        existing = set(await admin.list_topics())
-        missing = [topic for topic in topics if topic.name not in existing]
-        if missing:
-            await _create(admin, missing)
-        return await _partitions(admin, [topic.name for topic in topics])
+        yield admin
     except (KafkaError, OSError, TimeoutError) as error:
         raise unreachable(bootstrap, error) from None
     finally:
         await admin.close()
 
 
-async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> None:
+async def _create_missing(admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> set[str]:
+    """Return the names of the topics that this call made."""
+    existing = set(await admin.list_topics())
+    missing = [topic for topic in topics if topic.name not in existing]
+    return await _create(admin, missing) if missing else set()
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> set[str]:
+    made: set[str] = set()
     reply: Any = await admin.create_topics(
         [
             NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.config())
@@ -54,12 +110,15 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> None:
     )
     for name, code, *rest in reply.topic_errors:
         kind = for_code(code)
-        if code and kind is not TopicAlreadyExistsError:
+        if not code:
+            made.add(name)
+        elif kind is not TopicAlreadyExistsError:
             reason = rest[0] if rest and rest[0] else kind.__name__
             raise ServiceUnavailable(
                 f"Kafka refuses to create topic {name} ({reason})",
                 remedy="check CROSSFADE_TOPIC_PARTITIONS, CROSSFADE_TOPIC_REPLICATION and the user's rights",
             )
+    return made
 
 
 async def _partitions(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
@@ -75,3 +134,20 @@ async def _partitions(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str,
                 return {topic["topic"]: len(topic["partitions"]) for topic in found}
             await asyncio.sleep(delay)
     raise AssertionError
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return each topic's settings that we declare, as they are in force."""
+    wanted = {"max.message.bytes": None, "retention.ms": None}
+    replies: list[Any] = await admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
+    )
+    found: dict[str, dict[str, str]] = {}
+    for code, reason, _, name, entries in (resource for reply in replies for resource in reply.resources):
+        if code:
+            raise ServiceUnavailable(
+                f"Kafka does not show the settings of topic {name} ({reason or for_code(code).__name__})",
+                remedy="allow the user to describe the topic's configs",
+            )
+        found[name] = {entry[0]: entry[1] for entry in entries}
+    return found

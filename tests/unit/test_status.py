@@ -1,0 +1,120 @@
+"""What `crossfade status` makes of what PostgreSQL holds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from topics import TopicNames
+from worker.postgres.migration_log import OUTCOMES
+from worker.postgres.standing import CopyStanding, PartitionStanding, PublisherStanding, Standing
+from worker.status import lines, report
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DOCUMENTED = Path(__file__).parents[2] / "docs/status.md"
+
+
+def ago(seconds: float) -> datetime:
+    return AT - timedelta(seconds=seconds)
+
+
+def partition(topic: str, number: int, beat: float | None, **outcomes: int) -> PartitionStanding:
+    counts = dict.fromkeys(OUTCOMES, 0) | outcomes
+    return PartitionStanding(topic, number, sum(counts.values()), None if beat is None else ago(beat), counts)
+
+
+def standing(**changed: object) -> Standing:
+    fields: dict[str, Any] = {
+        "at": AT,
+        "copies": [
+            CopyStanding("s.leads", "copied", 500, 480, ago(100), ago(50)),
+            CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None),
+            CopyStanding("s.users", "pending", 0, 0, None, None),
+        ],
+        "publishers": [
+            PublisherStanding("default", UUID(int=5), (int(AT.timestamp()) - 3) << 32 | 9, ago(1))
+        ],
+        "partitions": [
+            partition("crossfade.s.pages", 0, 0.25, applied=7, control=2),
+            partition("crossfade.s.pages", 1, 42, superseded=1, control=2),
+            partition("crossfade.s.pages.copy", 0, None, applied=600),
+            partition("crossfade.s.pages.copy", 1, None, applied=298, dead_lettered=2),
+        ],
+        "last_batch_at": ago(0.5),
+        "dead_letters": {"dead": 2, "healed": 3},
+        "tenants": {"mongo": 5, "draining": 1},
+    }
+    return Standing(**(fields | changed))
+
+
+def told(**changed: object) -> dict[str, Any]:
+    return report(standing(**changed), TopicNames())
+
+
+def test_lag_is_that_of_the_partition_that_is_furthest_behind() -> None:
+    apply = told()["apply"]
+    assert apply["lag_seconds"] == 42.0
+    assert apply["lag_partition"] == "crossfade.s.pages:1"
+    assert apply["heartbeat_partitions"] == 2
+
+
+def test_rate_and_time_left_are_of_the_whole_copy() -> None:
+    copied, copying, pending = told()["collections"]
+    assert (copying["rate_per_second"], copying["eta_seconds"], copying["arrived"]) == (100.0, 30.0, 900)
+    assert (copied["rate_per_second"], copied["eta_seconds"]) == (10.0, 0.0)
+    assert (pending["rate_per_second"], pending["eta_seconds"]) == (None, None)
+
+
+def test_a_copy_beyond_its_estimate_has_no_time_left_to_tell() -> None:
+    [one] = told(copies=[CopyStanding("s.pages", "copying", 5000, 4000, ago(10), None)])["collections"]
+    assert one["eta_seconds"] is None and one["rate_per_second"] == 500.0
+
+
+def test_counts_add_up_and_ages_are_told() -> None:
+    all_ = told()
+    assert all_["apply"]["records"] == sum(all_["apply"]["outcomes"].values()) == 912
+    assert all_["publishers"][0]["token_age_seconds"] == 3.0
+    assert all_["dead_letters"] == {"dead": 2, "parked": 0, "healed": 3, "discarded": 0}
+    assert all_["tenants"] == {"draining": 1, "mongo": 5}
+
+
+def test_a_clock_ahead_of_postgresql_is_no_negative_lag() -> None:
+    assert told(partitions=[partition("t", 0, -1.5, control=1)])["apply"]["lag_seconds"] == 0.0
+
+
+def test_nothing_begun_is_told_as_such() -> None:
+    empty = told(copies=[], publishers=[], partitions=[], last_batch_at=None, dead_letters={}, tenants={})
+    assert empty["apply"]["lag_seconds"] is None and empty["apply"]["records"] == 0
+    assert "nothing has been published yet: crossfade run" in lines(empty)
+
+
+def test_lines_are_aligned_and_short() -> None:
+    shown = lines(told())
+    table = shown[:4]
+    assert len({len(line) for line in table}) == 1
+    assert re.search(r"s\.pages +copying +1,000 +4,000 +100 +30 s +900$", table[2])
+    assert max(map(len, shown)) <= 100
+    assert "apply    lag 42 s over 2 partitions, last batch 0.5 s ago" in shown
+    assert "letters  2 dead, 0 parked" in shown
+
+
+def _keys(value: Any, path: str = "") -> set[str]:
+    if isinstance(value, dict):
+        return {key for name, item in value.items() for key in _keys(item, f"{path}.{name}".lstrip("."))}
+    if isinstance(value, list):
+        return {key for item in value for key in _keys(item, f"{path}[]")}
+    return {path}
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    documented = set(re.findall(r"^\| `([^`]+)` \|", DOCUMENTED.read_text(), re.MULTILINE))
+    open_ended = tuple(name.removesuffix("*") for name in documented if name.endswith("*"))
+    printed = _keys(orjson.loads(orjson.dumps(told())))
+    closed = {key for key in printed if not key.startswith(open_ended)}
+    assert closed == {name for name in documented if not name.endswith("*")}
+    assert all(any(key.startswith(part) for key in printed) for part in open_ended)

@@ -1,0 +1,116 @@
+"""How the migration stands, read from the control schema in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from worker.errors import SchemaError, ServiceUnavailable
+from worker.postgres.faults import describe
+from worker.postgres.migration_log import OUTCOMES
+
+
+class CopyStanding(NamedTuple):
+    """A collection's copy. ``copied``: documents that Kafka has; ``estimated``: held when the copy began."""
+
+    namespace: str
+    state: str
+    copied: int
+    estimated: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class PublisherStanding(NamedTuple):
+    """A publisher's stream. ``token_time``: clusterTime of the saved resume token, as one integer."""
+
+    publisher: str
+    incarnation: UUID
+    token_time: int | None
+    saved_at: datetime
+
+
+class PartitionStanding(NamedTuple):
+    """A topic partition as apply has read it; ``heartbeat_at`` is None where none has come through."""
+
+    topic: str
+    partition: int
+    records: int
+    heartbeat_at: datetime | None
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything at one moment, by PostgreSQL's clock."""
+
+    at: datetime
+    copies: Sequence[CopyStanding]
+    publishers: Sequence[PublisherStanding]
+    partitions: Sequence[PartitionStanding]
+    last_batch_at: datetime | None
+    dead_letters: Mapping[str, int]
+    """Counts by state."""
+    tenants: Mapping[str, int]
+    """Counts by phase."""
+
+
+_NOW = "SELECT clock_timestamp()"
+_COPIES = """
+SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at
+FROM crossfade.collection ORDER BY namespace
+"""
+_PUBLISHERS = (
+    "SELECT publisher, incarnation, token_time, saved_at FROM crossfade.checkpoint ORDER BY publisher"
+)
+_PARTITIONS = f"""
+SELECT topic, partition, records, heartbeat_at, {", ".join(OUTCOMES)} FROM crossfade.partition_progress
+ORDER BY topic, partition
+"""  # noqa: S608 - names of our own columns
+_LAST_BATCH = "SELECT applied_at FROM crossfade.batch ORDER BY batch_id DESC LIMIT 1"
+_DEAD_LETTERS = "SELECT state::text, count(*) FROM crossfade.dead_letter GROUP BY state"
+_TENANTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
+
+
+async def read_standing(connection: asyncpg.Connection) -> Standing:
+    """Return how things stand; `SchemaError` without our schema, `ServiceUnavailable` without an answer."""
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            return await _read(connection)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError):
+        raise SchemaError(
+            "the database has no control schema, or an older one", remedy="run `crossfade schema apply`"
+        ) from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaError(
+            "the role of CROSSFADE_POSTGRES_DSN may not read schema crossfade",
+            remedy="connect as crossfade_sync or crossfade_reader",
+        ) from None
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise ServiceUnavailable(
+            f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
+        ) from None
+
+
+async def _read(connection: asyncpg.Connection) -> Standing:
+    at: datetime = await connection.fetchval(_NOW)  # pyright: ignore[reportAssignmentType]
+    copies = await connection.fetch(_COPIES)
+    publishers = await connection.fetch(_PUBLISHERS)
+    partitions = await connection.fetch(_PARTITIONS)
+    return Standing(
+        at=at,
+        copies=[CopyStanding(*row) for row in copies],
+        publishers=[PublisherStanding(*row) for row in publishers],
+        partitions=[
+            PartitionStanding(row[0], row[1], row[2], row[3], {name: row[name] for name in OUTCOMES})
+            for row in partitions
+        ],
+        last_batch_at=await connection.fetchval(_LAST_BATCH),
+        dead_letters={row[0]: row[1] for row in await connection.fetch(_DEAD_LETTERS)},
+        tenants={row[0]: row[1] for row in await connection.fetch(_TENANTS)},
+    )
