@@ -23,6 +23,7 @@ from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
 
+_SWITCH_SECONDS = 0.0005
 Role = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
@@ -67,6 +68,10 @@ def _serve(role: str, run: Role) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await run(settings, stop)
 
+    # Faust runs the Kafka consumer in a thread with a loop of its own: by this policy it is uvloop's too. And
+    # neither loop waits 5 ms, the default, for the other to let go of the interpreter.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    sys.setswitchinterval(_SWITCH_SECONDS)
     code = 1
     try:
         uvloop.run(until_signalled())

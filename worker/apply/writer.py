@@ -26,10 +26,10 @@ WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 # Generic plans: the arrays' sizes vary, the right plan (look up each key by index) does not.
 _SETTINGS = """
-SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('lock_timeout', '10s', true),
-    set_config('statement_timeout', '60s', true), nextval('crossfade.batch_id_seq')
+SELECT nextval('crossfade.batch_id_seq'), set_config('plan_cache_mode', 'force_generic_plan', true), set_config('lock_timeout', '10s', true),
+    set_config('statement_timeout', '60s', true)
 """
-_REPLICA = "SELECT set_config('session_replication_role', 'replica', true)"
+_REPLICA = ", set_config('session_replication_role', 'replica', true)"
 _DECLARE = "SELECT set_config('crossfade.tenants', $1, true)"
 _HEALED = {Outcome.PARKED: "parked", Outcome.DEAD: "dead"}
 
@@ -63,11 +63,9 @@ class BatchWriter:
                     raise
 
     async def _settings(self, connection: Connection) -> int:
-        row = await connection.fetchrow(_SETTINGS)
-        if self._replica:
-            await connection.execute(_REPLICA)
-        assert row is not None
-        return row[3]
+        query = _SETTINGS + _REPLICA if self._replica else _SETTINGS
+        batch_id: int = await connection.fetchval(query)  # pyright: ignore[reportAssignmentType]
+        return batch_id
 
     async def _apply(self, connection: Connection, batch_id: int, events: list[Item], careful: bool) -> None:
         if not events:

@@ -103,6 +103,8 @@ def _column(value: Any, path: str, type_: ColumnType, required: bool, notes: dic
 
 def _pop(left: dict[str, Any], path: str) -> Any:
     """Remove and return the value at a dotted path. Objects on the way are copied."""
+    if "." not in path:
+        return left.pop(path, _MISSING)
     *way, last = path.split(".")
     place = left
     for name in way:

@@ -124,6 +124,24 @@ CONVERTERS: dict[ColumnType, Converter] = {
 
 def plain(value: Any, path: str, notes: dict[str, Any]) -> Any:
     """Return a value as plain JSON; each part that this cannot say exactly is added to ``notes`` by path."""
+    return value if _exact(value) else _noted(value, path, notes)
+
+
+def _exact(value: Any) -> bool:
+    """Tell whether JSON says a value exactly. Most values: so they are looked at without naming paths."""
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+    if kind is str:
+        return "\0" not in value
+    if value is None or kind is bool or kind is int or kind is Int64:
+        return True
+    if kind is dict:
+        return all(map(_exact, cast("dict[str, Any]", value).values()))
+    if kind is list:
+        return all(map(_exact, cast("list[Any]", value)))
+    return kind is float and _plain_double(value)
+
+
+def _noted(value: Any, path: str, notes: dict[str, Any]) -> Any:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         if "\0" not in value:
@@ -136,10 +154,10 @@ def plain(value: Any, path: str, notes: dict[str, Any]) -> Any:
         return int(value)
     if kind is dict:
         document = cast("dict[str, Any]", value)
-        return {name: plain(item, f"{path}.{_step(name)}", notes) for name, item in document.items()}
+        return {name: _noted(item, f"{path}.{_step(name)}", notes) for name, item in document.items()}
     if kind is list:
         items = cast("list[Any]", value)
-        return [plain(item, f"{path}.{position}", notes) for position, item in enumerate(items)]
+        return [_noted(item, f"{path}.{position}", notes) for position, item in enumerate(items)]
     if kind is float and _plain_double(value):
         return value
     notes[path] = value
