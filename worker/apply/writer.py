@@ -26,7 +26,8 @@ WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 # Generic plans: the arrays' sizes vary, the right plan (look up each key by index) does not.
 _SETTINGS = """
-SELECT nextval('crossfade.batch_id_seq'), set_config('plan_cache_mode', 'force_generic_plan', true), set_config('lock_timeout', '10s', true),
+SELECT nextval('crossfade.batch_id_seq'), set_config('plan_cache_mode', 'force_generic_plan', true),
+    set_config('lock_timeout', '10s', true),
     set_config('statement_timeout', '60s', true)
 """
 _REPLICA = ", set_config('session_replication_role', 'replica', true)"
