@@ -143,7 +143,7 @@ async def apply_schema(dsn: str, targets: tuple[str, ...]) -> None:
     """Apply targets in order; `SchemaError` names the file that could not be."""
     from worker.postgres.connect import connect
 
-    connection = await connect(dsn, "schema")
+    connection = await connect(dsn, "schema", setting="CROSSFADE_POSTGRES_ADMIN_DSN")
     with contextlib.ExitStack() as stack:
         stack.callback(connection.terminate)
         for target in targets:

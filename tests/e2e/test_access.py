@@ -9,6 +9,8 @@ import pytest
 from tests.support.locked import role_with_password, standalone_mongod
 from tests.support.world import World, once, world
 from worker.embedded import Services
+from worker.mongo.client import _place as mongo_place
+from worker.postgres.connect import _place as postgres_place
 
 WRONG, RIGHT = "wr0ngpass", "r1ghtpass"
 
@@ -53,12 +55,29 @@ async def test_a_wrong_password_of_mongodb_and_a_mongod_that_is_no_replica_set(
         assert f"MongoDB at {place} is not a replica set" in line and "--replSet" in line
 
 
+def test_a_slash_in_a_password_makes_no_part_of_it_a_host() -> None:
+    for place in (postgres_place, mongo_place):
+        assert place("any://mover:5432/rest@nowhere/db") == "?"
+        assert place("any://mover:54#32@nowhere/db") == "?"
+    assert postgres_place("postgresql://mover:pass@one:1,two:2/db") == "one:1,two:2/db"
+    assert postgres_place("postgresql://mover:pass@one/db") == "one:5432/db"
+    assert mongo_place("mongodb://mover:pass@one:1,two:2/?replicaSet=rs") == "one:1,two:2"
+
+
 async def test_what_is_no_connection_string(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w:
-        for uri in (f"mongodb://mover:{WRONG}:7@nowhere/", f"mover:{WRONG}@nowhere"):
+        for uri in (
+            f"mongodb://mover:{WRONG}:7@nowhere/",
+            f"mongodb://mover:1{WRONG}/2@nowhere/",
+            f"mover:{WRONG}@nowhere",
+        ):
             line = await refusal(w, "publish", CROSSFADE_MONGO_URI=uri)
             assert "CROSSFADE_MONGO_URI is no MongoDB connection string" in line
-        for dsn in (f"mysql://mover:{WRONG}@nowhere/db", f"postgresql://mover:{WRONG}@nowhere:port/db"):
+        for dsn in (
+            f"postgresql://mover:12{WRONG}/34@nowhere/db",
+            f"mysql://mover:{WRONG}@nowhere/db",
+            f"postgresql://mover:{WRONG}@nowhere:port/db",
+        ):
             for role in ("publish", "status"):
                 line = await refusal(w, role, CROSSFADE_POSTGRES_DSN=dsn)
                 assert "CROSSFADE_POSTGRES_DSN" in line

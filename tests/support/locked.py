@@ -19,29 +19,28 @@ from worker.embedded.state import free_port
 async def role_with_password(services: Services, role: str, password: str) -> AsyncIterator[None]:
     """Make a role that PostgreSQL lets in only with its password; the others stay trusted."""
     admin = await asyncpg.connect(services.postgres_admin_dsn)
-    rules = Path(await admin.fetchval("SHOW hba_file"))
-    before = rules.read_text()
-    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+    server = services.process("postgres")
+    assert server is not None
+    rules = Path(server.cwd()) / "pg_hba.conf"  # it runs in its data directory
     try:
-        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{before}")
-        await admin.execute("SELECT pg_reload_conf()")
-        async with asyncio.timeout(10):
-            while not await admin.fetchval(  # noqa: ASYNC110
-                "SELECT EXISTS (SELECT FROM pg_hba_file_rules WHERE $1 = ANY (user_name))", role
-            ):
-                await asyncio.sleep(0.05)
-        yield
+        before = await asyncio.to_thread(rules.read_text)
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+        try:
+            await asyncio.to_thread(rules.write_text, f"host all {role} 127.0.0.1/32 scram-sha-256\n{before}")
+            await admin.execute("SELECT pg_reload_conf()")
+            yield
+        finally:
+            await asyncio.to_thread(rules.write_text, before)
+            await admin.execute("SELECT pg_reload_conf()")
+            await admin.execute(f"DROP ROLE {role}")
     finally:
-        rules.write_text(before)
-        await admin.execute("SELECT pg_reload_conf()")
-        await admin.execute(f"DROP ROLE {role}")
         await admin.close()
 
 
 @asynccontextmanager
 async def standalone_mongod(directory: Path, user: str, password: str) -> AsyncIterator[str]:
     """Run a mongod without a replica set that asks for a password; give its host and port."""
-    directory.mkdir()
+    await asyncio.to_thread(directory.mkdir)
     port = free_port(set())
     process = await asyncio.create_subprocess_exec(
         str(prerequisites.mongod_program()),

@@ -93,4 +93,7 @@ async def collection_names(client: Client, database: str) -> set[str]:
 
 
 def _place(uri: str) -> str:
-    return urlsplit(uri).netloc.rpartition("@")[2] or "?"
+    parts = urlsplit(uri)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return "?"  # an unescaped / or # in the password ends the host early: it is no host
+    return parts.netloc.rpartition("@")[2] or "?"

@@ -85,7 +85,14 @@ class Checkpoints:
     async def open(self) -> None:
         """Connect; `ServiceUnavailable` or `SchemaError` says why it cannot work."""
         self._connection = await connect(self._dsn, "publish")
-        if not await self._connection.fetchval(_SCHEMA):
+        try:
+            found = await self._connection.fetchval(_SCHEMA)
+        except asyncpg.InsufficientPrivilegeError:
+            raise SchemaError(
+                "the role of CROSSFADE_POSTGRES_DSN may not use schema crossfade",
+                remedy="connect as crossfade_sync",
+            ) from None
+        if not found:
             raise SchemaError("the database has no control schema", remedy="run `crossfade schema apply`")
 
     async def close(self) -> None:

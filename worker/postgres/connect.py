@@ -7,33 +7,41 @@ from urllib.parse import urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from worker.errors import ServiceUnavailable
+from worker.errors import ConfigurationError, ServiceUnavailable
 from worker.postgres.faults import CONNECTION_LOST
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
 
 
-async def connect(dsn: str, role: str) -> asyncpg.Connection:
-    """Return a connection; `ServiceUnavailable` says why there is none. ``role`` names us to it."""
+async def connect(dsn: str, role: str, *, setting: str = "CROSSFADE_POSTGRES_DSN") -> asyncpg.Connection:
+    """Return a connection; a `UsageError` says why there is none, and which ``setting`` to mend.
+
+    ``role`` names us to PostgreSQL.
+    """
     where = _place(dsn)
     try:
         connection = await asyncpg.connect(
             dsn, timeout=CONNECT_TIMEOUT, server_settings={"application_name": f"crossfade {role}"}
         )
+    except ValueError:  # asyncpg's message would quote it
+        raise ConfigurationError(
+            f"{setting} is no PostgreSQL connection string",
+            remedy="write postgresql://user:password@host:port/database, a / in the password as %2F",
+        ) from None
     except asyncpg.InvalidAuthorizationSpecificationError:
         raise ServiceUnavailable(
             f"PostgreSQL at {where} refuses the user or password",
-            remedy="check CROSSFADE_POSTGRES_DSN, and that `crossfade schema apply` has made the role",
+            remedy=f"check {setting}, and that `crossfade schema apply` has made the role",
         ) from None
     except asyncpg.InvalidCatalogNameError:
         raise ServiceUnavailable(
-            f"PostgreSQL at {where} has no such database", remedy="create it, or mend CROSSFADE_POSTGRES_DSN"
+            f"PostgreSQL at {where} has no such database", remedy=f"create it, or mend {setting}"
         ) from None
     except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
         raise ServiceUnavailable(
             f"PostgreSQL at {where} cannot be reached ({type(error).__name__})",
-            remedy="start it, or mend CROSSFADE_POSTGRES_DSN",
+            remedy=f"start it, or mend {setting}",
         ) from None
     await use_raw_json(connection)
     return connection
@@ -52,4 +60,7 @@ async def use_raw_json(connection: asyncpg.Connection) -> None:
 
 def _place(dsn: str) -> str:
     parts = urlsplit(dsn)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+    host = parts.netloc.rpartition("@")[2] or "localhost"
+    if "@" in parts.path + parts.query + parts.fragment:
+        return "?"  # an unescaped / or # in the password ends the host early: it is no host
+    return f"{host if ':' in host else f'{host}:5432'}{parts.path}"
