@@ -1,0 +1,1 @@
+"""Tests: unit, contract, architecture, integration, faults and end to end."""
