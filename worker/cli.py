@@ -15,7 +15,7 @@ import click
 import uvloop
 
 import schema.migrate
-from worker import logs
+from worker import exporter, logs
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
@@ -74,6 +74,7 @@ def _serve(role: str, run: Role) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     code = 1
     try:
+        exporter.serve(role, settings.metrics_host, settings.metrics_port)
         uvloop.run(until_signalled())
         code = 0
     except CrossfadeError as error:

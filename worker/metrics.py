@@ -1,33 +1,182 @@
 """Every metric of Crossfade's processes: type, unit and meaning on its line. No series per tenant.
 
-Counters end in ``_total``; a unit is the last word before it.
+Counters end in ``_total``; a unit is the last word before it. Each process serves the registry of its own
+role only: a publisher has nothing to say of applying, and a zero from it would spoil sums and ages. Whatever
+counts documents or events is added once for a batch.
 """
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _LAG_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.3, 2.5, 5, 10, 60, 300, 3600)
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_SIZE_BUCKETS = (1, 3, 10, 30, 100, 300, 1000, 2000, 3000, 10_000)
+
+
+class Age(Collector):
+    """A gauge in seconds: how long ago moments were, computed when asked. What is not known has no sample.
+
+    So a process that has stopped moving shows as a growing age, not as the last value that it set.
+    """
+
+    def __init__(self, name: str, meaning: str, registry: CollectorRegistry, labels: Sequence[str] = ()):
+        self._name, self._meaning, self._labelnames = name, meaning, tuple(labels)
+        self._moments: Mapping[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def since(self, moments: Mapping[tuple[str, ...], float]) -> None:
+        """Replace the moments (seconds since 1970) by their labels' values."""
+        # One assignment: the thread that serves a scrape sees the old ones or the new ones.
+        self._moments = moments
+
+    def collect(self) -> Iterator[Metric]:
+        """Compute the ages."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labelnames)
+        now = time.time()
+        for labels, moment in self._moments.items():
+            family.add_metric(labels, max(0.0, now - moment))
+        yield family
+
+
+PUBLISH, APPLY = CollectorRegistry(), CollectorRegistry()
+REGISTRIES = {"publish": PUBLISH, "apply": APPLY}
+"""What each role serves."""
 
 # counter, events: documents' events given to Kafka, by collection and source (copy, stream)
-PUBLISHED = Counter("crossfade_publish_events_total", "Events given to Kafka", ["collection", "source"])
+PUBLISHED = Counter(
+    "crossfade_publish_events_total",
+    "Events given to Kafka, by source: copy or stream",
+    ["collection", "source"],
+    registry=PUBLISH,
+)
 # counter, bytes: record values given to Kafka, by source
 PUBLISHED_BYTES = Counter(
-    "crossfade_publish_bytes_total", "Bytes of record values given to Kafka", ["source"]
+    "crossfade_publish_bytes_total", "Bytes of record values given to Kafka", ["source"], registry=PUBLISH
 )
 # counter, events: updates whose document was gone when looked up; its delete follows
 ABSENT = Counter(
-    "crossfade_publish_absent_total", "Updates whose document was gone when it was looked up", ["collection"]
+    "crossfade_publish_absent_total",
+    "Updates whose document was gone when it was looked up; its delete follows",
+    ["collection"],
+    registry=PUBLISH,
 )
 # histogram, seconds: from MongoDB's clock of a fetched batch's newest event to its hand-over to Kafka
 PUBLISH_LAG = Histogram(
-    "crossfade_publish_lag_seconds", "Age of a batch's newest event when given to Kafka", buckets=_LAG_BUCKETS
+    "crossfade_publish_lag_seconds",
+    "Age of a fetched batch's newest change when it was given to Kafka",
+    registry=PUBLISH,
+    buckets=_LAG_BUCKETS,
 )
-# gauge, seconds since 1970: clusterTime of the saved resume token; its age is time() minus this
-TOKEN_TIME = Gauge("crossfade_publish_token_timestamp_seconds", "clusterTime of the saved resume token")
+# gauge, seconds: age of the saved resume token's clusterTime, computed at the scrape
+TOKEN_AGE = Age(
+    "crossfade_publish_token_age_seconds",
+    "Age of the saved resume token; beyond the oplog's window the stream cannot go on",
+    PUBLISH,
+)
 # counter: times that the change stream was interrupted and opened again
-STREAM_RESUMED = Counter("crossfade_publish_stream_resumed_total", "Interruptions of the change stream")
+STREAM_RESUMED = Counter(
+    "crossfade_publish_stream_resumed_total", "Interruptions of the change stream", registry=PUBLISH
+)
 # counter, documents: copied and acknowledged by Kafka, by collection
-COPIED = Counter("crossfade_copy_documents_total", "Documents copied and acknowledged", ["collection"])
+COPIED = Counter(
+    "crossfade_copy_documents_total",
+    "Documents copied and acknowledged by Kafka",
+    ["collection"],
+    registry=PUBLISH,
+)
 # gauge, documents: what the collection was estimated to hold when its copy began
-COPY_ESTIMATED = Gauge("crossfade_copy_estimated_documents", "Documents expected in the copy", ["collection"])
+COPY_ESTIMATED = Gauge(
+    "crossfade_copy_estimated_documents",
+    "Documents that the collection was estimated to hold when its copy began",
+    ["collection"],
+    registry=PUBLISH,
+)
+
+# counter, events: records read and committed, by collection and outcome; read again, they count again
+APPLIED = Counter(
+    "crossfade_apply_events_total",
+    "Records read and settled by a COMMIT, by what became of them",
+    ["collection", "outcome"],
+    registry=APPLY,
+)
+# counter, events: parked events tried again, by collection and outcome
+PARKED_RETRIED = Counter(
+    "crossfade_apply_parked_retries_total",
+    "Parked events tried again, by what became of them",
+    ["collection", "outcome"],
+    registry=APPLY,
+)
+# histogram, events: records in one transaction
+BATCH_EVENTS = Histogram(
+    "crossfade_apply_batch_events", "Records in one transaction", registry=APPLY, buckets=_SIZE_BUCKETS
+)
+# histogram, seconds: one transaction that was committed, from BEGIN to COMMIT
+BATCH_SECONDS = Histogram(
+    "crossfade_apply_batch_seconds",
+    "Duration of a committed transaction",
+    registry=APPLY,
+    buckets=_SECONDS_BUCKETS,
+)
+# counter: transactions begun again, by class of reason (worker/postgres/faults.py)
+RETRIES = Counter(
+    "crossfade_apply_retries_total",
+    "Transactions begun again, by class of reason",
+    ["reason"],
+    registry=APPLY,
+)
+# gauge, events: dead letters that stand in PostgreSQL, by state (parked, dead); each worker tells all of them
+DEAD_LETTERS = Gauge(
+    "crossfade_apply_dead_letters",
+    "Dead letters that stand in PostgreSQL, by state: parked or dead; each worker tells all of them",
+    ["state"],
+    registry=APPLY,
+)
+# histogram, seconds: from the timestamp of a chunk's last record in Kafka to when apply took it
+KAFKA_LAG = Histogram(
+    "crossfade_apply_kafka_lag_seconds",
+    "Time in Kafka of a fetched chunk's last record",
+    registry=APPLY,
+    buckets=_LAG_BUCKETS,
+)
+# histogram, seconds: from MongoDB's clock of a chunk's last live event to its COMMIT in PostgreSQL
+APPLY_LAG = Histogram(
+    "crossfade_apply_lag_seconds",
+    "Age of a chunk's last live event at its COMMIT in PostgreSQL",
+    registry=APPLY,
+    buckets=_LAG_BUCKETS,
+)
+# gauge, seconds: age of the newest applied heartbeat, of the collection's oldest partition that this worker
+# has; computed at the scrape, up to one heartbeat interval when all is well
+END_TO_END_LAG = Age(
+    "crossfade_apply_end_to_end_lag_seconds",
+    "Age of the newest applied heartbeat, in the furthest behind of the worker's partitions",
+    APPLY,
+    ["collection"],
+)
+
+
+def publish_begins(collections: Iterable[str]) -> None:
+    """Make the counters of a publisher, so that the first event is an increase and not a new series."""
+    for source in ("copy", "stream"):
+        PUBLISHED_BYTES.labels(source)
+    for collection in collections:
+        ABSENT.labels(collection)
+        COPIED.labels(collection)
+        for source in ("copy", "stream"):
+            PUBLISHED.labels(collection, source)
+
+
+def apply_begins(collections: Iterable[str], outcomes: Iterable[str], reasons: Iterable[str]) -> None:
+    """Make the counters of an apply worker, so that the first event is an increase and not a new series."""
+    for reason in reasons:
+        RETRIES.labels(reason)
+    for collection in collections:
+        for outcome in outcomes:
+            APPLIED.labels(collection, outcome)
+            PARKED_RETRIED.labels(collection, outcome)

@@ -54,7 +54,12 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     metrics_host: str = Field("127.0.0.1", description="address that metrics are served on")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of this process's metrics; 0: none")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="port of this process's metrics; 0: none. `run` gives publish this port, apply the next",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -1,13 +1,18 @@
-"""`crossfade run`: every role as a process of its own, started again with backoff when it ends."""
+"""`crossfade run`: every role as a process of its own, started again with backoff when it ends.
+
+Each serves its metrics on a port of its own: the first role on ``metrics_port``, the next on the one after.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 
 import structlog
 
+from worker import exporter
 from worker.errors import UsageError
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -27,8 +32,8 @@ class RoleRefused(UsageError):
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Run all roles until ``stop`` is set; `RoleRefused` when one says that starting again is no use."""
-    del settings  # each process reads its own; ours were read to fail early
-    roles = [asyncio.create_task(_keep(role)) for role in ROLES]
+    ports = [exporter.port_of(place, settings.metrics_port) for place in range(len(ROLES))]
+    roles = [asyncio.create_task(_keep(role, port)) for role, port in zip(ROLES, ports, strict=True)]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *roles}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -40,7 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             raise result
 
 
-async def _keep(role: str) -> None:
+async def _keep(role: str, metrics_port: int) -> None:
     """Start a role again whenever it ends.
 
     Exit code 2 at its first start ends all: the settings are wrong. Later it means that a service is away
@@ -50,7 +55,7 @@ async def _keep(role: str) -> None:
     while True:
         for delay in Backoff(first=0.5, longest=30).delays():
             began = time.monotonic()
-            code = await _once(role)
+            code = await _once(role, metrics_port)
             if code == UsageError.exit_code and not ran:
                 raise RoleRefused(role)
             ran = True
@@ -60,8 +65,10 @@ async def _keep(role: str) -> None:
                 break
 
 
-async def _once(role: str) -> int:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role)
+async def _once(role: str, metrics_port: int) -> int:
+    # It reads its own settings, which are ours, but two processes cannot listen on one port.
+    env = {**os.environ, "CROSSFADE_METRICS_PORT": str(metrics_port)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role, env=env)
     _log.info("started", process=role, pid=process.pid)
     try:
         return await process.wait()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import urllib.request
 from pathlib import Path
 
 import psutil
 
 from tests.support.world import once, world
 from worker.embedded import Services
+from worker.embedded.state import free_port
 
 
 async def test_a_killed_process_is_started_again_and_sigterm_leaves_none(
@@ -38,3 +41,31 @@ async def test_what_a_person_must_mend_ends_all_with_exit_2(services: Services, 
     async with world(services, tmp_path) as w:
         code, output = await once(w, "run", CROSSFADE_MAPPING="nowhere.yaml")
         assert code == 2 and "cannot read mapping nowhere.yaml" in output
+
+
+async def test_each_process_of_run_serves_its_own_metrics(services: Services, tmp_path: Path) -> None:
+    first = free_port(taken=set())
+    async with world(services, tmp_path) as w:
+        await w.load(100)
+        await w.start("run", "run", CROSSFADE_METRICS_PORT=str(first))
+        await w.settled()
+        publish, apply = _scrape(first), _scrape(first + 1)
+        await w.stop("run")
+    assert "crossfade_publish_token_age_seconds" in publish and "crossfade_apply" not in publish
+    assert "crossfade_apply_end_to_end_lag_seconds" in apply and "crossfade_publish" not in apply
+
+
+async def test_a_metrics_port_in_use_is_one_line_and_exit_2(services: Services, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with world(services, tmp_path) as w:
+            for role in ("publish", "apply", "run"):
+                code, output = await once(w, role, CROSSFADE_METRICS_PORT=port)
+                told = [line for line in output.splitlines() if "metrics cannot be served" in line]
+                assert code == 2 and len(told) == 1 and port in told[0], output
+                assert "Traceback" not in output
+
+
+def _scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        return reply.read().decode()

@@ -14,9 +14,11 @@ import structlog
 from topics import Collection, TopicNames, declare
 from worker import failpoints
 from worker.apply.batch import Item, Mapped, read
+from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
+from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, SchemaError, Transient
 from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
@@ -47,6 +49,7 @@ class ApplyWorker:
         self._room.set()
         self._connection: asyncpg.Connection | None = None
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
+        self.observed = Observed(TopicNames(settings.topic_prefix), mapping.namespaces())
         self.acknowledge: Acknowledge | None = None
 
     async def open(self) -> None:
@@ -93,6 +96,7 @@ class ApplyWorker:
 
     async def take(self, event: Any) -> None:
         """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""
+        self.observed.taken(event.message.value)
         items = [
             read(Item(r.topic, r.partition, r.offset, r.value), self._collections)
             for r in event.message.value
@@ -111,6 +115,7 @@ class ApplyWorker:
                 connection = await connect(self._settings.postgres_dsn.get_secret_value(), "apply offsets")
                 try:
                     self._written = await migration_log.offsets(connection)
+                    self.observed.heartbeats(await migration_log.heartbeats(connection))
                     return self._written
                 finally:
                     await connection.close()
@@ -136,6 +141,7 @@ class ApplyWorker:
             items = [item for _, chunk in batch for item in chunk]
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
+            self.observed.applied(chunk for _, chunk in batch)
             for item in items:
                 self._written[item.topic, item.partition] = item.offset + 1
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
@@ -158,7 +164,9 @@ class ApplyWorker:
 
     async def _write(self, items: list[Item]) -> None:
         assert self._connection is not None
-        await self._writer.write(self._connection, items)
+        began = SYSTEM_CLOCK.monotonic()
+        tallies = await self._writer.write(self._connection, items)
+        self.observed.committed(tallies, SYSTEM_CLOCK.monotonic() - began)
 
     async def _retry_parked(self) -> None:
         connection = self._connection
@@ -171,7 +179,8 @@ class ApplyWorker:
                 read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._collections)
                 for p in parked
             ]
-            await self._writer.write(connection, items, source="retry")
+            tallies = await self._writer.write(connection, items, source="retry")
+        self.observed.retried_parked(tallies)
 
     async def _retrying(self, work: Any) -> None:
         """Do work until it succeeds; transient errors are waited out, others end the process."""
@@ -190,6 +199,7 @@ class ApplyWorker:
                 if isinstance(error, asyncpg.InternalClientError) and self._connection is not None:
                     self._connection.terminate()  # it believes itself open
                 _log.warning("batch not committed, trying again", reason=why, error=describe(error))
+                self.observed.retry(error)
                 await asyncio.sleep(delay)
 
     async def _reconnect(self) -> None:
@@ -230,8 +240,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         chunk=CHUNK,
         durable_offsets=worker.durable_offsets,
         take=worker.take,
+        assigned=worker.observed.assigned,
     )
     writing = asyncio.create_task(worker.run())
+    watching = asyncio.create_task(count_dead_letters(settings))
     await app.start()
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_crashed(app))
@@ -248,6 +260,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if not leaving.done():
         _log.warning("the Kafka consumer did not stop in time; its group will notice")
     writing.cancel()
+    watching.cancel()
     await worker.close()
 
 

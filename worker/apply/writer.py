@@ -12,14 +12,15 @@ from uuid import UUID
 import asyncpg
 
 from topics import Operation, id_to_bson
-from worker import failpoints
+from worker import failpoints, metrics
 from worker.apply.batch import Item, Outcome, decide, fold, tally, tenants_of
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Transient
 from worker.postgres import ledger, migration_log
 from worker.postgres.connect import Connection
-from worker.postgres.faults import Action, action_for, describe
+from worker.postgres.faults import Action, action_for, describe, retry_reason
 from worker.postgres.ledger import Entry, Key, LedgerRow
+from worker.postgres.migration_log import Partition, PartitionTally
 from worker.postgres.target import TargetTable
 
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
@@ -42,8 +43,11 @@ class BatchWriter:
         self._tables = {table.name: table for table in tables}
         self._replica = replica
 
-    async def write(self, connection: Connection, items: Sequence[Item], *, source: str = "topic") -> None:
-        """Apply items and COMMIT. Data errors are settled within; all others are raised, nothing is written.
+    async def write(
+        self, connection: Connection, items: Sequence[Item], *, source: str = "topic"
+    ) -> dict[Partition, PartitionTally]:
+        """Apply items and COMMIT; return what became of them. Data errors are settled within; all others are
+        raised, and nothing is written.
 
         The first try has no savepoints. When the data of some event is refused, the transaction is done
         again with savepoints, halving the events until the refused ones stand alone.
@@ -56,12 +60,14 @@ class BatchWriter:
                 async with connection.transaction():
                     batch_id = await self._settings(connection)
                     await self._apply(connection, batch_id, fold(items), careful)
-                    await self._log(connection, batch_id, items, source, started)
+                    tallies = await self._log(connection, batch_id, items, source, started)
                     failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
-                return
+                return tallies
             except asyncpg.PostgresError as error:
                 if careful or action_for(error)[0] not in (Action.PARK, Action.DEAD):
                     raise
+                metrics.RETRIES.labels(retry_reason(error)).inc()
+        raise AssertionError
 
     async def _settings(self, connection: Connection) -> int:
         query = _SETTINGS + _REPLICA if self._replica else _SETTINGS
@@ -142,7 +148,7 @@ class BatchWriter:
 
     async def _log(
         self, connection: Connection, batch_id: int, items: Sequence[Item], source: str, started: datetime
-    ) -> None:
+    ) -> dict[Partition, PartitionTally]:
         partitions = tally(items)
         if any(item.outcome is not Outcome.CONTROL for item in items):
             await migration_log.save_batch(
@@ -159,11 +165,12 @@ class BatchWriter:
                 for i in items
             ]
             await migration_log.settle_parked(connection, verdicts)
-            return
+            return partitions
         letters = [_letter(item) for item in items if item.outcome in _HEALED]
         if letters:
             await migration_log.save_dead_letters(connection, batch_id, letters)
         await migration_log.save_progress(connection, partitions)
+        return partitions
 
 
 def _key(item: Item) -> Key:

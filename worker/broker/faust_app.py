@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import faust
@@ -13,6 +13,7 @@ from worker.broker.batch_consumer import DurableOffsets, transport_with
 
 Take = Callable[[Any], Awaitable[None]]
 Acknowledge = Callable[[Any], Awaitable[None]]
+Assigned = Callable[[Iterable[tuple[str, int]]], None]
 
 
 def build(
@@ -23,11 +24,13 @@ def build(
     chunk: int,
     durable_offsets: DurableOffsets,
     take: Take,
+    assigned: Assigned,
 ) -> tuple[faust.App, Acknowledge]:
     """Return the application and the function that acknowledges one of its messages.
 
     ``take`` gets each message (a chunk of one partition's records) in order; it must be acknowledged after
     its COMMIT. An error that leaves ``take`` ends the process: Faust would otherwise go on behind it.
+    ``assigned`` hears of each new assignment, whole.
     """
     urls = [URL(f"kafka://{server}") for server in bootstrap.split(",")]
     app = faust.App(
@@ -62,6 +65,12 @@ def build(
         streams[:] = [manual]
         async for event in manual.events():
             await take(event)
+
+    async def tell_assigned(_: Any, partitions: set[Any], **__: Any) -> None:
+        assigned((partition.topic, partition.partition) for partition in partitions)
+
+    on_assigned: Any = app.on_partitions_assigned  # its type asks for arguments that Faust never gives
+    on_assigned.connect(tell_assigned)
 
     async def acknowledge(event: Any) -> None:
         await streams[0].ack(event)

@@ -9,6 +9,8 @@ from enum import Enum, auto
 
 import asyncpg
 
+from worker.errors import Transient
+
 
 class Action(Enum):
     """What apply does about an error."""
@@ -43,6 +45,32 @@ _TABLE: dict[str, tuple[Action, str]] = {
     "28": (Action.STOP, "the user or password is refused; check CROSSFADE_POSTGRES_DSN"),
     "3D": (Action.STOP, "the database is missing; check CROSSFADE_POSTGRES_DSN"),
 }
+
+
+_RETRY_CLASSES = {
+    "40": "conflict",  # a deadlock, or a serialization failure
+    "55": "lock",
+    "57": "cancelled",  # by its time limit, or by a server that shuts down
+    "53": "resources",
+    "08": "connection",
+    "25": "session",  # read-only, or ended from outside
+    "22": "data",
+    "23": "data",
+    "54": "data",
+    "P0": "data",
+}
+RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "concurrent", "other")
+"""Every class that `retry_reason` returns. ``data``: begun again with savepoints, to find the refused event.
+``concurrent``: another worker was first."""
+
+
+def retry_reason(error: BaseException) -> str:
+    """Return the class, one of few, of an error after which a transaction is begun again."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _RETRY_CLASSES.get((_field(error, "sqlstate") or "")[:2], "other")
+    if isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError):
+        return "connection"
+    return "concurrent" if isinstance(error, Transient) else "other"
 
 
 def action_for(error: BaseException) -> tuple[Action, str]:

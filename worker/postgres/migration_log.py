@@ -162,6 +162,27 @@ async def offsets(connection: Connection) -> dict[Partition, int]:
     return {(row[0], row[1]): row[2] for row in rows}
 
 
+_HEARTBEATS = """
+SELECT topic, partition, heartbeat_at FROM crossfade.partition_progress WHERE heartbeat_at IS NOT NULL
+"""
+
+
+async def heartbeats(connection: Connection) -> dict[Partition, datetime]:
+    """Return the newest applied heartbeat of each partition that has had one."""
+    rows = await connection.fetch(_HEARTBEATS)
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+_STANDING = """
+SELECT state::text, count(*) FROM crossfade.dead_letter WHERE state IN ('parked', 'dead') GROUP BY state
+"""
+
+
+async def standing_dead_letters(connection: Connection) -> dict[str, int]:
+    """Return how many dead letters stand, by state: ``parked`` and ``dead``."""
+    return {"parked": 0, "dead": 0, **{row[0]: row[1] for row in await connection.fetch(_STANDING)}}
+
+
 async def collection_number(connection: Connection, namespace: str, mapping_hash: str) -> int:
     """Return the small number of a collection in the ledger's key; made when it is new."""
     await connection.execute(

@@ -12,6 +12,7 @@ import structlog
 from pymongo.errors import PyMongoError
 
 from topics import Collection, TopicNames, declare
+from worker import metrics
 from worker.broker.admin import ensure_topics
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
@@ -58,6 +59,8 @@ async def _publish(
     checkpoint = await _checkpoint(checkpoints, heartbeat)
     incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
     known = {target.namespace: target for target in targets}
+    metrics.publish_begins(known)
+    metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
     stream = StreamPublisher(
         client, producer, checkpoints, known, incarnation, settings.publisher, checkpoint.token
     )

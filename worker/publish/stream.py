@@ -150,7 +150,7 @@ class StreamPublisher:
         failpoints.reach(failpoints.PUBLISH_BEFORE_TOKEN)
         await self._checkpoints.save_token(self._incarnation.id, bytes(mark.token.raw), mark.time)
         self._saved = mark.time
-        metrics.TOKEN_TIME.set(mark.time >> 32)
+        metrics.TOKEN_AGE.since({(): mark.time >> 32})
         failpoints.reach(failpoints.PUBLISH_AFTER_TOKEN)
 
 
