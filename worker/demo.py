@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -22,12 +22,14 @@ from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
 from examples.spaces.writer import Writer
 from topics import Collection, TopicNames
-from worker.embedded import Services
 from worker.errors import CrossfadeError
 from worker.mongo.client import connect as connect_mongo
 from worker.postgres.connect import connect
 from worker.postgres.migration_log import settled_since
 from worker.postgres.standing import Standing, read_standing
+
+if TYPE_CHECKING:
+    from worker.embedded import Services
 
 TENANTS, WRITES_PER_SECOND, WRITES_AFTER_COPY = 20, 200.0, 20.0
 COPY_WITHIN, SETTLE_WITHIN = 240.0, 60.0
@@ -36,6 +38,8 @@ MAPPING = Path(__file__).parents[1] / "schema/spaces/mapping.yaml"
 
 async def run(documents: int) -> dict[str, Any]:
     """Run the demo and return its summary; leaves nothing running and no file behind."""
+    from worker.embedded import Services  # only here: the other commands work without its packages
+
     directory = Path(tempfile.mkdtemp(prefix="crossfade-demo-"))
     try:
         services = await Services.up(directory / "services", report=_say)

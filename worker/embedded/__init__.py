@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.errors import ServiceUnavailable
+
 if TYPE_CHECKING:
     from worker.embedded.services import Services
     from worker.embedded.state import Ports, ServiceName
@@ -18,6 +20,10 @@ __all__ = ["Ports", "ServiceName", "Services"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from worker.embedded import services
-
+    try:
+        from worker.embedded import services
+    except ModuleNotFoundError as error:
+        raise ServiceUnavailable(
+            f"the package {error.name} is not installed", remedy="pip install 'crossfade[embedded]'"
+        ) from None
     return getattr(services, name)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.errors import CrossfadeError, ServiceUnavailable
+from worker.errors import CrossfadeError
 
 if TYPE_CHECKING:
-    from worker.embedded.services import Services
+    from worker.embedded import Services
 
 _T = TypeVar("_T")
 
@@ -108,13 +108,9 @@ def env(directory: Path, as_json: bool) -> None:
 
 def _services() -> type[Services]:
     try:
-        from worker.embedded.services import Services
-    except ModuleNotFoundError as error:
-        raise _failure(
-            ServiceUnavailable(
-                f"the package {error.name} is not installed", remedy="pip install 'crossfade[embedded]'"
-            )
-        ) from None
+        from worker.embedded import Services
+    except CrossfadeError as error:
+        raise _failure(error) from None
     return Services
 
 
