@@ -45,15 +45,16 @@ def _packaged(package: str, file: str) -> Path:
 
 async def java(report: Report) -> str:
     """Return the path of java."""
-    return await _program("java", _JAVA_PACKAGE, report)
+    return await program("java", _JAVA_PACKAGE, report)
 
 
 async def maven(report: Report) -> str:
     """Return the path of mvn."""
-    return await _program("mvn", _MAVEN_PACKAGE, report)
+    return await program("mvn", _MAVEN_PACKAGE, report)
 
 
-async def _program(name: str, package: str, report: Report) -> str:
+async def program(name: str, package: str, report: Report) -> str:
+    """Return a program's path; Debian's package brings it where it is missing."""
     found = shutil.which(name)
     if found is None:
         await _install(f"{name} is missing", [package], report)

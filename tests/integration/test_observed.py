@@ -1,0 +1,113 @@
+"""A real Prometheus scrapes the real processes; every panel and every alert is asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import yaml
+
+from tests.support.prometheus import DEPLOYED, RATE_INTERVAL, Prometheus, program, prometheus
+from tests.support.world import World, world
+from worker.embedded import Services
+from worker.embedded.state import free_port
+
+DASHBOARD = DEPLOYED.parent / "grafana/dashboards/crossfade.json"
+ALERTS: dict[str, str] = {
+    rule["alert"]: rule["expr"]
+    for group in yaml.safe_load((DEPLOYED / "rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+}
+LAG = "crossfade_apply_end_to_end_lag_seconds"
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target["expr"].replace("$__rate_interval", RATE_INTERVAL)
+
+
+async def firing(server: Prometheus) -> set[str]:
+    return {labels["alertname"] for labels, _ in await server.query('ALERTS{alertstate="firing"}')}
+
+
+async def fires(server: Prometheus, alert: str) -> None:
+    await server.until(ALERTS[alert])
+    await server.until(f'ALERTS{{alertname="{alert}", alertstate="firing"}}')
+
+
+async def test_every_panel_has_data_and_every_alert_fires_when_it_must(
+    services: Services, tmp_path: Path
+) -> None:
+    publish = free_port(taken=set())
+    apply = free_port(taken={publish})
+    async with (
+        world(services, tmp_path) as w,
+        prometheus(tmp_path, {"crossfade-publish": publish, "crossfade-apply": apply}) as server,
+    ):
+        await w.load(300)
+        await w.start("publish", "publish", CROSSFADE_METRICS_PORT=str(publish))
+        await w.start("apply", "apply", CROSSFADE_METRICS_PORT=str(apply))
+        async with w.writes(50):
+            await server.until("up", lambda ups: ups == [1, 1])
+            await server.until(LAG, lambda lags: len(lags) == 6)
+            for title, query in queries():
+                assert await server.until(query), title
+        await all_is_well(server)
+        await a_dead_letter_is_seen(w, server)
+        await a_stalled_publisher_shows_as_lag(w, server)
+        await a_killed_apply_is_seen(w, server)
+
+
+async def all_is_well(server: Prometheus) -> None:
+    """Every expression is valid, and none of them holds."""
+    await server.until(f"max({LAG})", lambda lags: lags[0] < 5)
+    for alert, expression in ALERTS.items():
+        assert await server.query(expression) == [], alert
+    assert await firing(server) == set()
+
+
+async def a_dead_letter_is_seen(w: World, server: Prometheus) -> None:
+    await w.mongo["pages"].insert_one({"_id": uuid4(), "tenantId": "no tenant"})
+    await fires(server, "CrossfadeDeadLetters")
+    counted = 'sum by (collection) (crossfade_apply_events_total{outcome="dead_lettered"}) > 0'
+    await server.until(counted, lambda counts: counts == [1])
+    ((labels, _),) = await server.query(counted)
+    assert labels == {"collection": f"{w.name}.pages"}
+
+
+async def a_stalled_publisher_shows_as_lag(w: World, server: Prometheus) -> None:
+    """Nobody sets the gauge any more, and it grows all the same."""
+    await w.kill("publish")
+    await fires(server, "CrossfadeProcessDown")
+    sooner = ALERTS["CrossfadeLagHigh"].replace("> 30", "> 4")
+    assert sooner != ALERTS["CrossfadeLagHigh"]
+    await server.until(sooner, lambda lags: len(lags) == 6)
+    first = (await server.until(f"min({LAG})"))[0]
+    await server.until(f"min({LAG})", lambda lags: lags[0] > first + 1)
+
+
+async def a_killed_apply_is_seen(w: World, server: Prometheus) -> None:
+    """Its last lag is no one's lag: there is none, and that is an alert."""
+    await w.kill("apply")
+    await server.until(f"count({ALERTS['CrossfadeProcessDown']})", lambda counts: counts == [2])
+    await fires(server, "CrossfadeLagUnknown")
+    assert await server.query(LAG) == []
+    assert "CrossfadeLagHigh" not in await firing(server)
+
+
+async def test_prometheus_accepts_its_configuration_and_the_rules_do_what_they_say() -> None:
+    promtool = await program("promtool")
+    for arguments in (
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "rules.yml"],
+        ["test", "rules", "rules_test.yml"],
+    ):
+        done = await asyncio.to_thread(
+            subprocess.run, [promtool, *arguments], cwd=DEPLOYED, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
