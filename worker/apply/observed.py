@@ -9,15 +9,13 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
 from topics import Collection, Source, TopicNames
 from worker import metrics
 from worker.apply.batch import Item
 from worker.errors import CrossfadeError
 from worker.postgres import migration_log
 from worker.postgres.connect import connect
-from worker.postgres.faults import RETRY_REASONS, retry_reason
+from worker.postgres.faults import FAULTS, RETRY_REASONS, retry_reason
 from worker.postgres.migration_log import OUTCOMES, Partition, PartitionTally
 from worker.settings import Settings
 
@@ -106,7 +104,7 @@ async def count_dead_letters(settings: Settings) -> None:
     """
     while settings.metrics_port:
         # The writer, which needs PostgreSQL more, tells of its absence.
-        with suppress(CrossfadeError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        with suppress(CrossfadeError, *FAULTS):
             await _count_while_connected(settings.postgres_dsn.get_secret_value())
         await asyncio.sleep(DEAD_LETTERS_EVERY)
 

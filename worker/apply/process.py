@@ -24,7 +24,7 @@ from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
 from worker.postgres import migration_log
 from worker.postgres.connect import connect
-from worker.postgres.faults import CONNECTION_LOST, Action, action_for, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -190,7 +190,7 @@ class ApplyWorker:
                     await self._reconnect()
                 await work()
                 return
-            except (Transient, asyncpg.PostgresError, *CONNECTION_LOST) as error:
+            except (Transient, *FAULTS) as error:
                 action, why = action_for(error)
                 if isinstance(error, Transient):
                     action, why = Action.RETRY, str(error)

@@ -13,7 +13,7 @@ import structlog
 
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.postgres.connect import connect
-from worker.postgres.faults import CONNECTION_LOST, Action, action_for, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
@@ -100,7 +100,7 @@ class Checkpoints:
         if self._connection is not None and not self._connection.is_closed():
             try:
                 await self._connection.close(timeout=2)
-            except (asyncpg.PostgresError, *CONNECTION_LOST):
+            except FAULTS:
                 self._connection.terminate()
 
     async def load(self) -> Checkpoint | None:
@@ -155,7 +155,7 @@ class Checkpoints:
                     result = await work(self._connection)
                 except ServiceUnavailable as error:
                     reason = str(error.message)
-                except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+                except FAULTS as error:
                     if isinstance(error, asyncpg.InternalClientError) and self._connection is not None:
                         self._connection.terminate()  # it believes itself open
                     reason = _reason(error)

@@ -8,7 +8,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from worker.errors import ConfigurationError, ServiceUnavailable
-from worker.postgres.faults import CONNECTION_LOST
+from worker.postgres.faults import FAULTS
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
@@ -38,7 +38,7 @@ async def connect(dsn: str, role: str, *, setting: str = "CROSSFADE_POSTGRES_DSN
         raise ServiceUnavailable(
             f"PostgreSQL at {where} has no such database", remedy=f"create it, or mend {setting}"
         ) from None
-    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+    except FAULTS as error:
         raise ServiceUnavailable(
             f"PostgreSQL at {where} cannot be reached ({type(error).__name__})",
             remedy=f"start it, or mend {setting}",

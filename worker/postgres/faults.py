@@ -23,6 +23,8 @@ class Action(Enum):
 
 # asyncpg says InternalClientError when a server dies between two messages of one statement.
 CONNECTION_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
+"""Whatever a statement may raise that is no bug."""
 
 _TABLE: dict[str, tuple[Action, str]] = {
     "23503": (Action.PARK, "the row that it refers to has not arrived yet"),

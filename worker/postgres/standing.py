@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from worker.errors import SchemaError, ServiceUnavailable
-from worker.postgres.faults import describe
+from worker.postgres.faults import FAULTS, describe
 from worker.postgres.migration_log import OUTCOMES
 
 
@@ -91,7 +91,7 @@ async def read_standing(connection: asyncpg.Connection) -> Standing:
             "the role of CROSSFADE_POSTGRES_DSN may not read schema crossfade",
             remedy="connect as crossfade_sync or crossfade_reader",
         ) from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAULTS as error:
         raise ServiceUnavailable(
             f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
         ) from None
