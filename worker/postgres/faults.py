@@ -70,7 +70,7 @@ def retry_reason(error: BaseException) -> str:
     """Return the class, one of few, of an error after which a transaction is begun again."""
     if isinstance(error, asyncpg.PostgresError):
         return _RETRY_CLASSES.get((_field(error, "sqlstate") or "")[:2], "other")
-    if isinstance(error, OSError | asyncpg.InterfaceError | TimeoutError):
+    if isinstance(error, CONNECTION_LOST):
         return "connection"
     return "concurrent" if isinstance(error, Transient) else "other"
 
