@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,10 @@ def _serve(role: str, run: Role) -> None:
     # neither loop waits 5 ms, the default, for the other to let go of the interpreter.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # Decoded documents are many small objects without cycles: at its default the collector walks them all
+    # every 700 allocations, which was 40 % of apply's time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     code = 1
     try:
         exporter.serve(role, settings.metrics_host, settings.metrics_port)
