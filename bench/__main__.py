@@ -23,7 +23,7 @@ _EXAMPLES = """
 Examples:
 
 \b
-    python -m bench                                   # all stages, about five minutes
+    python -m bench                                   # all stages, three to five minutes
     python -m bench --copy 20000 --changes 10000      # small ones
     python -m bench --only steady --rate 1000         # after a copy, always
     make bench ARGS="--only copy,drain --output bench/results/today.json"
