@@ -148,6 +148,9 @@ def encode(event: Event) -> bytes:
     return bson.encode(value, codec_options=_CODEC)
 
 
+_LAST_SECOND = 2**31  # of a version that fits a signed 64-bit integer
+
+
 def decode(value: bytes) -> Event:
     """Return the event in a record value; `EnvelopeError` when it is none, and never another error."""
     try:
@@ -166,11 +169,15 @@ def decode(value: bytes) -> Event:
     order = _field(record, "n", int)
     if not 0 <= order <= MAX_ORDER:
         raise EnvelopeError("field n is out of range")
+    if "\0" in (namespace := _field(record, "ns", str)):
+        raise EnvelopeError("field ns holds a NUL")
+    if (at := _field(record, "t", Timestamp)).time >= _LAST_SECOND:
+        raise EnvelopeError("field t is out of range")
     return Event(
         operation=operation,
-        namespace=_field(record, "ns", str),
+        namespace=namespace,
         id=record["id"],
-        version=Version.of(_field(record, "t", Timestamp), order),
+        version=Version.of(at, order),
         wall=_field(record, "wall", datetime),
         source=_member(_SOURCES, _field(record, "src", str), "src"),
         origin=_origin(_document(record, "origin")),

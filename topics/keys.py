@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Context
 from typing import Any, cast
 from zlib import crc32
 
@@ -19,6 +20,7 @@ from bson.codec_options import CodecOptions
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
 )
+_DECIMAL128 = Context(prec=34, Emin=-6143, Emax=6144, clamp=1)  # IEEE 754 decimal128
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -82,4 +84,4 @@ def _canonical_decimal(value: Decimal128) -> int | float | Decimal128:
         return int(number)
     if number == float(number):  # exact: Decimal compares with the double's true value
         return float(number)
-    return Decimal128(number.normalize())
+    return Decimal128(number.normalize(_DECIMAL128))

@@ -91,8 +91,8 @@ def _summary(
         "documents": compared.documents,
         "copied_per_second": round(rate),
         "changes": writer.counters.changes,
-        "lag_p50_ms": round(lags[len(lags) // 2]),
-        "lag_p99_ms": round(lags[int(len(lags) * 0.99)]),
+        "lag_p50_ms": _percentile(lags, 0.5),
+        "lag_p99_ms": _percentile(lags, 0.99),
         "compared_per_second": round(compared.documents / compared.seconds),
         "acknowledged_writes_lost": wrong,
         "documents_differing": compared.differing,
@@ -102,6 +102,10 @@ def _summary(
         ],
         "equal": compared.equal and not wrong,
     }
+
+
+def _percentile(ordered: list[float], share: float) -> int | None:
+    return round(ordered[int(len(ordered) * share)]) if ordered else None
 
 
 @asynccontextmanager
@@ -185,7 +189,7 @@ async def _watch_lag(postgres: Any, seconds: float) -> list[float]:
             lags += [
                 row[0]
                 for row in await postgres.fetch(
-                    "SELECT extract(epoch FROM changed_at - heartbeat_at)::float8 * 1000 "
+                    "SELECT extract(epoch FROM heartbeat_applied_at - heartbeat_at)::float8 * 1000 "
                     "FROM crossfade.partition_progress WHERE heartbeat_at > now() - interval '1 minute'"
                 )
             ]

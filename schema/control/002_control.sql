@@ -98,6 +98,7 @@ CREATE TABLE crossfade.partition_progress (
     dead_lettered bigint NOT NULL,
     control bigint NOT NULL,
     heartbeat_at timestamptz,
+    heartbeat_applied_at timestamptz,
     changed_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (topic, partition),
     CONSTRAINT outcomes_add_up CHECK (

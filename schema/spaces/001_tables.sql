@@ -18,7 +18,7 @@ CREATE TABLE public.tenants (
     created_at timestamptz DEFAULT now(),
     updated_at timestamptz DEFAULT now(),
     rest jsonb,
-    CONSTRAINT unique_subdomain UNIQUE (subdomain)
+    CONSTRAINT unique_subdomain UNIQUE (subdomain) DEFERRABLE
 );
 
 CREATE TABLE public.users (
@@ -34,7 +34,7 @@ CREATE TABLE public.users (
     created_at timestamptz DEFAULT now(),
     updated_at timestamptz DEFAULT now(),
     rest jsonb,
-    CONSTRAINT unique_email_per_tenant UNIQUE (tenant_id, email)
+    CONSTRAINT unique_email_per_tenant UNIQUE (tenant_id, email) DEFERRABLE
 );
 CREATE INDEX users_tenant ON public.users (tenant_id);
 CREATE INDEX users_email ON public.users (email);

@@ -75,6 +75,10 @@ class World:
             process.terminate()
         return await asyncio.wait_for(process.wait(), 20)
 
+    async def ended(self, name: str, seconds: float = 60) -> int:
+        """Wait until a process ends by itself; return its exit code."""
+        return await asyncio.wait_for(self.processes.pop(name).wait(), seconds)
+
     async def settled(self, seconds: float = 90) -> None:
         """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
         marker = await self.mongo.command("serverStatus")

@@ -100,3 +100,9 @@ def test_names_that_kafka_refuses_are_named() -> None:
     assert names.stream(Collection("spaces", "pages")) == "crossfade.spaces.pages"
     with pytest.raises(ValueError, match="cannot be a Kafka topic"):
         names.stream(Collection("spaces", "pages and more"))
+
+
+def test_decimals_of_34_digits_are_ids_of_their_own() -> None:
+    one, other = (Decimal128(f"12345678901234567890123456789.0{digit}") for digit in (1, 2))
+    assert document_key(one) != document_key(other)
+    assert document_key(Decimal128("1.50")) == document_key(1.5)

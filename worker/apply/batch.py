@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -118,6 +118,21 @@ def fold(items: Iterable[Item]) -> list[Item]:
         if item is not None:
             item.outcome = Outcome.SUPERSEDED
     return [newest[key] for key in sorted(newest)]
+
+
+def rounds(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the undecided events in as many rounds as one document has, each document's oldest first.
+
+    Where some event's data is refused, the one before it must have had its chance.
+    """
+    by_document: dict[Key, list[Item]] = {}
+    for item in items:
+        if item.outcome is None and item.key is not None:
+            by_document.setdefault(item.key, []).append(item)
+    for events in by_document.values():
+        events.sort(key=lambda item: item.version)
+    for number in range(max(map(len, by_document.values()), default=0)):
+        yield [by_document[key][number] for key in sorted(by_document) if number < len(by_document[key])]
 
 
 def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:

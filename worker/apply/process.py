@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import structlog
@@ -19,12 +19,12 @@ from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
-from worker.errors import Fatal, SchemaError, Transient
+from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
 from worker.postgres import migration_log
-from worker.postgres.connect import connect
-from worker.postgres.faults import FAULTS, Action, action_for, describe
+from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -36,7 +36,15 @@ STOP_WITHIN = 8.0  # seconds for Faust to leave its group
 # A transaction costs some milliseconds of CPU over all processes, however few its events: when they come
 # singly, one is begun every 10 ms at most.
 _FEW, _GATHER = 100, 0.01
+OFFSETS_WITHIN = 20.0  # seconds
+BATCH_BYTES = 16 * 1024 * 1024  # of record values in one transaction, beyond its first chunk
 CHUNK = 500  # records of one partition fetched at once
+
+
+class _Chunk(NamedTuple):
+    event: Any  # Faust's, to be acknowledged
+    items: list[Item]
+    size: int  # bytes of record values
 
 
 class ApplyWorker:
@@ -46,19 +54,26 @@ class ApplyWorker:
         self._settings = settings
         self._mapping = mapping
         self._collections: dict[Collection, Mapped] = {}
-        self._waiting: deque[tuple[Any, list[Item]]] = deque()
-        self._records = 0
+        self._waiting: deque[_Chunk] = deque()
+        self._records = self._fetched_bytes = 0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._connection: asyncpg.Connection | None = None
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
-        self.observed = Observed(TopicNames(settings.topic_prefix), mapping.namespaces())
+        names = TopicNames(settings.topic_prefix)
+        self._namespaces = {
+            topic: str(collection)
+            for collection in mapping.namespaces()
+            for topic in (names.stream(collection), names.copy(collection))
+        }
+        self.observed = Observed(names, mapping.namespaces())
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.acknowledge: Acknowledge | None = None
 
     async def open(self) -> None:
         """Connect, number the collections and find out what the sync role may do."""
         dsn = self._settings.postgres_dsn.get_secret_value()
-        connection = self._connection = await connect(dsn, "apply")
+        connection = self._connection = await connect(dsn, "apply", statement_timeout=ANSWER_WITHIN)
         plans = {name: CollectionPlan(mapping) for name, mapping in self._mapping.namespaces().items()}
         try:
             for collection, plan in plans.items():
@@ -100,32 +115,58 @@ class ApplyWorker:
     async def take(self, event: Any) -> None:
         """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""
         self.observed.taken(event.message.value)
+        self._fetched_bytes += (size := sum(len(r.value or b"") for r in event.message.value))
         items = [
-            read(Item(r.topic, r.partition, r.offset, r.value), self._collections)
+            read(Item(r.topic, r.partition, r.offset, r.value or b""), self._collections)
             for r in event.message.value
         ]
         await self._room.wait()
-        self._waiting.append((event, items))
+        self._waiting.append(_Chunk(event, items, size))
         self._records += len(items)
-        if self._records >= 2 * self._settings.apply_batch:
+        if self._full():
             self._room.clear()
         self._arrived.set()
 
     async def durable_offsets(self) -> Mapping[tuple[str, int], int]:
-        """Return PostgreSQL's offsets over a connection of its own: the writer's may be in a transaction."""
+        """Return PostgreSQL's offsets over a connection of its own: the writer's may be in a transaction.
+
+        Faust gives an assignment 30 s, and after that would hold its partitions without ever reading them. So
+        this worker ends before, and whoever supervises it starts it again.
+        """
+        until = asyncio.get_running_loop().time() + OFFSETS_WITHIN
         for delay in Backoff().delays():
             try:
-                connection = await connect(self._settings.postgres_dsn.get_secret_value(), "apply offsets")
+                connection = await connect(
+                    self._settings.postgres_dsn.get_secret_value(), "apply offsets", statement_timeout=10
+                )
                 try:
-                    self._written = await migration_log.offsets(connection)
+                    stored = await migration_log.offsets(connection)
                     self.observed.heartbeats(await migration_log.heartbeats(connection))
-                    return self._written
                 finally:
-                    await connection.close()
-            except Exception as error:
+                    connection.terminate()
+                self._require_not_older(stored)
+                self._written |= stored
+                return stored
+            except Fatal as error:
+                raise self._fail(error) from None
+            except (CrossfadeError, *FAULTS) as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise self._fail(
+                        Fatal("PostgreSQL is away, and with it where to begin reading")
+                    ) from None
                 _log.warning("offsets not read yet, trying again", reason=describe(error))
                 await asyncio.sleep(delay)
         raise AssertionError
+
+    def _require_not_older(self, stored: Mapping[tuple[str, int], int]) -> None:
+        if any(stored.get(place, 0) < offset for place, offset in self._written.items()):
+            # restored or failed over to an older state: Kafka must be read again from there (A2)
+            raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
+
+    def _fail(self, error: Fatal) -> Fatal:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+        return error
 
     async def run(self) -> None:
         """Write until cancelled; look for parked events at their time, however much arrives."""
@@ -142,41 +183,70 @@ class ApplyWorker:
             if not batch:
                 continue
             began = loop.time()
-            items = [item for _, chunk in batch for item in chunk]
+            items = [item for chunk in batch for item in chunk.items]
+            await self._require_no_gap(batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
-            self.observed.applied(chunk for _, chunk in batch)
+            self.observed.applied(chunk.items for chunk in batch)
             for item in items:
-                self._written[item.topic, item.partition] = item.offset + 1
+                place = item.topic, item.partition
+                self._written[place] = max(item.offset + 1, self._written.get(place, 0))
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
-            for event, _ in batch:  # after COMMIT, in order: the last step of the chain
-                await self.acknowledge(event)
+            for chunk in batch:  # after COMMIT, in order: the last step of the chain
+                await self.acknowledge(chunk.event)
             if len(items) < _FEW:
                 await asyncio.sleep(_GATHER - (loop.time() - began))
 
-    def _take_waiting(self) -> list[tuple[Any, list[Item]]]:
-        batch: list[tuple[Any, list[Item]]] = []
-        count = 0
-        while self._waiting and (not batch or count + len(self._waiting[0][1]) <= self._settings.apply_batch):
+    async def _require_no_gap(self, batch: list[_Chunk]) -> None:
+        """See that no record lies between what PostgreSQL has and what Kafka gave; skip none silently."""
+        following: dict[tuple[str, int], int] = {}
+        for chunk in batch:
+            first, last = chunk.items[0], chunk.items[-1]
+            place = first.topic, first.partition
+            expected = following.get(place, self._written.get(place, 0))
+            following[place] = max(expected, last.offset + 1)
+            if first.offset > expected:
+                await self._gap(first, first.offset - expected)
+
+    async def _gap(self, first: Item, records: int) -> None:
+        namespace = self._namespaces[first.topic]
+        _log.error(
+            "Kafka no longer has records that were not applied; start publish again, to copy the collection",
+            collection=namespace,
+            topic=first.topic,
+            partition=first.partition,
+            records=records,
+        )
+        await self._retrying(lambda: migration_log.invalidate_copy(self._connected(), namespace))
+
+    def _full(self) -> bool:
+        return self._records >= 2 * self._settings.apply_batch or self._fetched_bytes >= 2 * BATCH_BYTES
+
+    def _take_waiting(self) -> list[_Chunk]:
+        batch: list[_Chunk] = []
+        records = size = 0
+        while self._waiting:
+            chunk = self._waiting[0]
+            records, size = records + len(chunk.items), size + chunk.size
+            if batch and (records > self._settings.apply_batch or size > BATCH_BYTES):
+                break
             batch.append(self._waiting.popleft())
-            count += len(batch[-1][1])
-        self._records -= count
-        if self._records < 2 * self._settings.apply_batch:
+            self._records -= len(chunk.items)
+            self._fetched_bytes -= chunk.size
+        if not self._full():
             self._room.set()
         if not self._waiting:
             self._arrived.clear()
         return batch
 
     async def _write(self, items: list[Item]) -> None:
-        assert self._connection is not None
         began = SYSTEM_CLOCK.monotonic()
-        tallies = await self._writer.write(self._connection, items)
+        tallies = await self._writer.write(self._connected(), items)
         self.observed.committed(tallies, SYSTEM_CLOCK.monotonic() - began)
 
     async def _retry_parked(self) -> None:
-        connection = self._connection
-        assert connection is not None
+        connection = self._connected()
         async with connection.transaction():
             parked = await migration_log.take_parked(connection, PARKED_AT_ONCE)
             if not parked:
@@ -202,7 +272,7 @@ class ApplyWorker:
                     action, why = Action.RETRY, str(error)
                 if action is not Action.RETRY:
                     raise Fatal(f"PostgreSQL refuses the batch: {describe(error)}", remedy=why) from None
-                if isinstance(error, asyncpg.InternalClientError) and self._connection is not None:
+                if isinstance(error, UNUSABLE) and self._connection is not None:
                     self._connection.terminate()  # it believes itself open
                 _log.warning("batch not committed, trying again", reason=why, error=describe(error))
                 self.observed.retry(error)
@@ -211,14 +281,17 @@ class ApplyWorker:
     async def _reconnect(self) -> None:
         self._connection = None
         try:
-            connection = await connect(self._settings.postgres_dsn.get_secret_value(), "apply")
+            connection = await connect(
+                self._settings.postgres_dsn.get_secret_value(), "apply", statement_timeout=ANSWER_WITHIN
+            )
         except Exception as error:
             raise Transient(str(error)) from None
-        stored = await migration_log.offsets(connection)
-        behind = [place for place, offset in self._written.items() if stored.get(place, 0) < offset]
-        if behind:  # restored or failed over to an older state: Kafka must be read again from there (A2)
-            raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
+        self._require_not_older(await migration_log.offsets(connection))
         self._connection = connection
+
+    def _connected(self) -> asyncpg.Connection:
+        assert self._connection is not None
+        return self._connection
 
     async def close(self) -> None:
         """Close the connection."""
@@ -250,14 +323,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     )
     writing = asyncio.create_task(worker.run())
     watching = asyncio.create_task(count_dead_letters(settings))
-    await app.start()
     stopping = asyncio.create_task(stop.wait())
-    ended = asyncio.create_task(_crashed(app))
-    await asyncio.wait({writing, stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended = asyncio.create_task(_started_and_ended(app))
+    await asyncio.wait({writing, stopping, ended, worker.failed}, return_when=asyncio.FIRST_COMPLETED)
     # Where the writer or Faust has failed there is nothing to end in order: what was not committed is not
     # acknowledged, and the caller ends the process.
-    if writing.done():
-        writing.result()
+    for failing in (worker.failed, writing):
+        if failing.done():
+            failing.result()
     if not stopping.done():
         reason = type(app.crash_reason).__name__
         raise Fatal(f"the Kafka consumer ended ({reason})", remedy="start apply again")
@@ -270,6 +343,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await worker.close()
 
 
-async def _crashed(app: Any) -> None:
+async def _started_and_ended(app: Any) -> None:
+    await app.start()
     while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust offers no event for both
         await asyncio.sleep(0.2)

@@ -13,7 +13,7 @@ import asyncpg
 
 from topics import Operation, id_to_bson
 from worker import failpoints, metrics
-from worker.apply.batch import Item, Outcome, decide, fold, tally, tenants_of
+from worker.apply.batch import Item, Outcome, decide, fold, rounds, tally, tenants_of
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Transient
 from worker.postgres import ledger, migration_log
@@ -50,7 +50,8 @@ class BatchWriter:
         raised, and nothing is written.
 
         The first try has no savepoints. When the data of some event is refused, the transaction is done
-        again with savepoints, halving the events until the refused ones stand alone.
+        again with savepoints, each document's events one after the other, halving the events until the
+        refused ones stand alone.
         """
         started = SYSTEM_CLOCK.now()
         for careful in (False, True):
@@ -59,11 +60,12 @@ class BatchWriter:
             try:
                 async with connection.transaction():
                     batch_id = await self._settings(connection)
-                    await self._apply(connection, batch_id, fold(items), careful)
+                    for events in rounds(items) if careful else [fold(items)]:
+                        await self._apply(connection, batch_id, events, careful)
                     tallies = await self._log(connection, batch_id, items, source, started)
                     failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
                 return tallies
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 if careful or action_for(error)[0] not in (Action.PARK, Action.DEAD):
                     raise
                 metrics.RETRIES.labels(retry_reason(error)).inc()
@@ -95,7 +97,7 @@ class BatchWriter:
         try:
             async with connection.transaction():
                 await self._write(connection, batch_id, winners, known)
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             action, why = action_for(error)
             if action not in (Action.PARK, Action.DEAD):
                 raise

@@ -12,8 +12,8 @@ import asyncpg
 import structlog
 
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
-from worker.postgres.connect import connect
-from worker.postgres.faults import FAULTS, Action, action_for, describe
+from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
@@ -84,7 +84,7 @@ class Checkpoints:
 
     async def open(self) -> None:
         """Connect; `ServiceUnavailable` or `SchemaError` says why it cannot work."""
-        self._connection = await connect(self._dsn, "publish")
+        self._connection = await connect(self._dsn, "publish", statement_timeout=ANSWER_WITHIN)
         try:
             found = await self._connection.fetchval(_SCHEMA)
         except asyncpg.InsufficientPrivilegeError:
@@ -156,7 +156,7 @@ class Checkpoints:
                 except ServiceUnavailable as error:
                     reason = str(error.message)
                 except FAULTS as error:
-                    if isinstance(error, asyncpg.InternalClientError) and self._connection is not None:
+                    if isinstance(error, UNUSABLE) and self._connection is not None:
                         self._connection.terminate()  # it believes itself open
                     reason = _reason(error)
                 else:

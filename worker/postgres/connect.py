@@ -12,17 +12,24 @@ from worker.postgres.faults import FAULTS
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
+ANSWER_WITHIN = 90  # seconds; a batch's own limit at the server is 60
 
 
-async def connect(dsn: str, role: str, *, setting: str = "CROSSFADE_POSTGRES_DSN") -> asyncpg.Connection:
+async def connect(
+    dsn: str, role: str, *, setting: str = "CROSSFADE_POSTGRES_DSN", statement_timeout: float | None = None
+) -> asyncpg.Connection:
     """Return a connection; a `UsageError` says why there is none, and which ``setting`` to mend.
 
-    ``role`` names us to PostgreSQL.
+    ``role`` names us to PostgreSQL. ``statement_timeout``: seconds that we wait for an answer, for a server
+    that has vanished without a word; its own limits should be shorter.
     """
     where = _place(dsn)
     try:
         connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_TIMEOUT, server_settings={"application_name": f"crossfade {role}"}
+            dsn,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=statement_timeout,
+            server_settings={"application_name": f"crossfade {role}"},
         )
     except ValueError:  # asyncpg's message would quote it
         raise ConfigurationError(

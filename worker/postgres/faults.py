@@ -23,6 +23,8 @@ class Action(Enum):
 
 # asyncpg says InternalClientError when a server dies between two messages of one statement.
 CONNECTION_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+UNUSABLE = (TimeoutError, asyncpg.InternalClientError)
+"""After these a connection still looks open, and must be ended."""
 FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """Whatever a statement may raise that is no bug."""
 
@@ -80,6 +82,8 @@ def action_for(error: BaseException) -> tuple[Action, str]:
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
         return _TABLE.get(code) or _TABLE.get(code[:2]) or (Action.STOP, "an error that has no rule")
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return Action.DEAD, "a value does not fit its column"  # asyncpg could not encode it
     if isinstance(error, CONNECTION_LOST):
         return Action.RETRY, "the connection was lost"
     return Action.STOP, "an error that has no rule"

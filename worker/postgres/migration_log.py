@@ -32,13 +32,17 @@ _ADDED = ", ".join(f"{name} = p.{name} + excluded.{name}" for name in OUTCOMES)
 
 _PROGRESS = f"""
 INSERT INTO crossfade.partition_progress AS p
-    (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at)
-SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at
+    (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_applied_at)
+SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at,
+    CASE WHEN heartbeat_at IS NOT NULL THEN clock_timestamp() END
 FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, next_offset bigint, records bigint,
     {_COUNTED_TYPES}, heartbeat_at timestamptz)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(p.next_offset, excluded.next_offset), records = p.records + excluded.records,
-    {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at), changed_at = clock_timestamp()
+    {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at),
+    heartbeat_applied_at = CASE WHEN excluded.heartbeat_at <= p.heartbeat_at THEN p.heartbeat_applied_at
+        ELSE coalesce(excluded.heartbeat_applied_at, p.heartbeat_applied_at) END,
+    changed_at = clock_timestamp()
 """  # noqa: S608 - names of our own columns
 
 _BATCH = f"""
@@ -181,6 +185,13 @@ SELECT state::text, count(*) FROM crossfade.dead_letter WHERE state IN ('parked'
 async def standing_dead_letters(connection: Connection) -> dict[str, int]:
     """Return how many dead letters stand, by state: ``parked`` and ``dead``."""
     return {"parked": 0, "dead": 0, **{row[0]: row[1] for row in await connection.fetch(_STANDING)}}
+
+
+async def invalidate_copy(connection: Connection, namespace: str) -> None:
+    """Say that a collection's rows may lack documents; the next start of publish copies it again."""
+    await connection.execute(
+        "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1", namespace
+    )
 
 
 async def collection_number(connection: Connection, namespace: str, mapping_hash: str) -> int:

@@ -39,7 +39,8 @@ class TargetTable:
         if len(plan.key) > 1:  # a child table: leave elements that did not change alone
             before = ", ".join(f"t.{name}" for name in changed)
             after = ", ".join(f"excluded.{name}" for name in changed)
-            self._upsert += f" WHERE ({before}) IS DISTINCT FROM ({after})"
+            # As text: for jsonb 5 and 5.0 are equal, for numeric 1.0 and 1.00, for float8 0 and -0.
+            self._upsert += f" WHERE ROW({before})::text IS DISTINCT FROM ROW({after})::text"
             self._truncate = (
                 f"DELETE FROM {table} AS t USING unnest($1::uuid[], $2::integer[]) AS k(id, size) "  # noqa: S608
                 f"WHERE t.{first} = k.id AND t.{_quoted(plan.key[1])} >= k.size"

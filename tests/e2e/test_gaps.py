@@ -1,0 +1,35 @@
+"""What Kafka has lost before apply read it is noticed, and healed by a copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from tests.support.world import PARTITIONS, world
+from worker.embedded import Services
+
+
+async def test_records_that_retention_took_are_told_and_copied_again(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'copied'", 6)
+        topic = f"{w.name}.{w.name}.pages.copy"
+        admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
+        await admin.start()
+        await admin.delete_records(
+            {TopicPartition(topic, n): RecordsToDelete(before_offset=5) for n in range(PARTITIONS)}
+        )
+        await admin.close()
+        await w.start("apply", "apply")
+        await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'invalid'", 1)
+        assert len((await w.compare()).differences) > 0
+        assert "Kafka no longer has records" in (tmp_path / "apply.log").read_text()
+        assert await w.stop("publish") == 0
+        await w.start("publish", "publish again")
+        await w.settled()
+        await w.assert_nothing_lost()
