@@ -106,3 +106,10 @@ def test_decimals_of_34_digits_are_ids_of_their_own() -> None:
     one, other = (Decimal128(f"12345678901234567890123456789.0{digit}") for digit in (1, 2))
     assert document_key(one) != document_key(other)
     assert document_key(Decimal128("1.50")) == document_key(1.5)
+
+
+@pytest.mark.parametrize(("field", "value"), [("t", Timestamp(2**31, 1)), ("ns", "spaces.pa\0ges")])
+def test_what_no_column_could_hold_is_no_event(field: str, value: object) -> None:
+    record = bson.decode(encode(event())) | {field: value}
+    with pytest.raises(EnvelopeError, match=f"field {field} "):
+        decode(bson.encode(record))
