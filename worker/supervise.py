@@ -6,7 +6,9 @@ Each serves its metrics on a port of its own: the first role on ``metrics_port``
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 import time
 
@@ -21,6 +23,7 @@ _log = structlog.get_logger()
 ROLES = ("publish", "apply")
 STEADY_AFTER = 60.0  # seconds that a process must have run for its next delay to be short again
 STOP_WITHIN = 20.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class RoleRefused(UsageError):
@@ -65,10 +68,18 @@ async def _keep(role: str, metrics_port: int) -> None:
                 break
 
 
+def _end_with_parent() -> None:
+    """Let the kernel send SIGTERM to this process when its supervisor dies, even of SIGKILL (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 async def _once(role: str, metrics_port: int) -> int:
     # It reads its own settings, which are ours, but two processes cannot listen on one port.
     env = {**os.environ, "CROSSFADE_METRICS_PORT": str(metrics_port)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "worker", role, env=env)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", role, env=env, preexec_fn=_end_with_parent
+    )
     _log.info("started", process=role, pid=process.pid)
     try:
         return await process.wait()

@@ -37,6 +37,19 @@ async def test_a_killed_process_is_started_again_and_sigterm_leaves_none(
                 await asyncio.sleep(0.05)
 
 
+async def test_a_killed_supervisor_leaves_no_process(services: Services, tmp_path: Path) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(300)
+        await w.start("run", "run")
+        await w.settled()
+        children = psutil.Process(w.processes["run"].pid).children()
+        assert len(children) == 2
+        await w.kill("run")
+        async with asyncio.timeout(20):
+            while any(child.is_running() for child in children):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
 async def test_what_a_person_must_mend_ends_all_with_exit_2(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w:
         code, output = await once(w, "run", CROSSFADE_MAPPING="nowhere.yaml")
