@@ -20,7 +20,7 @@ import orjson
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
-from examples.spaces.writer import Writer
+from examples.spaces.writer import Counters, Writer
 from topics import Collection, TopicNames
 from worker.errors import CrossfadeError
 from worker.mongo.client import connect as connect_mongo
@@ -80,17 +80,18 @@ async def _migrate(services: Services, directory: Path, documents: int) -> dict[
             compared = await oracle.compare(
                 database, postgres, on_progress=lambda done: bar.update(done - bar.pos)
             )
-        return _summary(rate, writer, lags, compared, len(wrong))
+        return summary(rate, writer.counters, lags, compared, len(wrong))
 
 
-def _summary(
-    rate: float, writer: Writer, lags: list[float], compared: oracle.Comparison, wrong: int
+def summary(
+    rate: float, written: Counters, lags: list[float], compared: oracle.Comparison, wrong: int
 ) -> dict[str, Any]:
+    """Return the demo's figures and verdict. ``wrong``: acknowledged writes that MongoDB does not show."""
     lags.sort()
     return {
         "documents": compared.documents,
         "copied_per_second": round(rate),
-        "changes": writer.counters.changes,
+        "changes": written.changes,
         "lag_p50_ms": _percentile(lags, 0.5),
         "lag_p99_ms": _percentile(lags, 0.99),
         "compared_per_second": round(compared.documents / compared.seconds),
@@ -216,10 +217,10 @@ def demo(documents: int, as_json: bool) -> None:
 
     Compares every document with its rows at the end. Exit 1 when anything differs.
     """
-    summary = asyncio.run(run(documents))
+    told = asyncio.run(run(documents))
     if as_json:
-        click.echo(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode())
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
     else:
-        for name, value in summary.items():
+        for name, value in told.items():
             click.echo(f"{name.replace('_', ' '):>22}  {value}")
-    sys.exit(0 if summary["equal"] else 1)
+    sys.exit(0 if told["equal"] else 1)

@@ -86,8 +86,8 @@ async def test_unique_constraints(spaces: asyncpg.Connection) -> None:
         "WHERE connamespace = 'public'::regnamespace AND contype = 'u'"
     )
     assert {each["conname"]: each["def"] for each in rows} == {
-        "unique_email_per_tenant": "UNIQUE (tenant_id, email)",
-        "unique_subdomain": "UNIQUE (subdomain)",
+        "unique_email_per_tenant": "UNIQUE (tenant_id, email) DEFERRABLE",
+        "unique_subdomain": "UNIQUE (subdomain) DEFERRABLE",
     }
 
 
