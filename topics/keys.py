@@ -15,10 +15,12 @@ from zlib import crc32
 import bson
 from bson import Decimal128, Int64
 from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
-    tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 _DECIMAL128 = Context(prec=34, Emin=-6143, Emax=6144, clamp=1)  # IEEE 754 decimal128
 _INT64 = range(-(2**63), 2**63)

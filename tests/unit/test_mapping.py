@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from bson import Decimal128, Int64, ObjectId
+from bson import Code, Decimal128, Int64, ObjectId
 
 from worker.errors import MappingError
 from worker.mapping import CollectionPlan, Rows, Unmappable, load
@@ -58,6 +58,12 @@ def test_what_a_column_can_say_needs_no_note(type_: str, value: Any, column: Any
         ("integer", True, None, True),
         ("double precision", 5, 5.0, {"$numberInt": "5"}),
         ("numeric", Decimal128("1E+3"), "1000", {"$numberDecimal": "1E+3"}),
+        (
+            "numeric",
+            Decimal128.from_bid(bytes(15) + b"\xfc"),
+            None,
+            {"$decimal128": "AAAAAAAAAAAAAAAAAAAA/A=="},
+        ),
     ],
 )
 def test_what_a_column_cannot_say_is_noted_exactly(type_: str, value: Any, column: Any, note: Any) -> None:
@@ -83,6 +89,23 @@ def test_unmapped_fields_stay_at_their_path_in_the_rest_column() -> None:
     ).row
     assert row["city"] == "Ulm"
     assert row["rest"] == {"address": {"zip": {"$numberInt": "5"}}, "$$x": {"$numberInt": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "rest"),
+    [
+        ({"$oid": "5"}, {"$$oid": "5"}),
+        ([{"$$x": {"$y": True}}], [{"$$$x": {"$$y": True}}]),
+        (Code("a\0b"), {"$code": {"$utf8": "YQBi"}}),
+        (Decimal128("NaN"), {"$numberDecimal": "NaN"}),
+        (
+            Decimal128.from_bid(bytes(15) + b"\xfc"),
+            {"$decimal128": "AAAAAAAAAAAAAAAAAAAA/A=="},
+        ),
+    ],
+)
+def test_the_rest_column_is_exact_at_any_depth(value: Any, rest: Any) -> None:
+    assert rows({}, {"x": value}).row["rest"] == {"x": rest}
 
 
 def test_the_document_itself_is_left_as_it_was() -> None:

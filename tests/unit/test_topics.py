@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import bson
 import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
+from bson.datetime_ms import DatetimeMS
 
 from topics import (
     Collection,
@@ -74,7 +75,18 @@ def test_ids_that_mongodb_holds_equal_are_one_key(same: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "one", [1, "1", ObjectId(), uuid4(), None, True, {"a": [1, 2]}, datetime(2020, 1, 1, tzinfo=UTC)]
+    "one",
+    [
+        1,
+        "1",
+        ObjectId(),
+        uuid4(),
+        None,
+        True,
+        {"a": [1, 2]},
+        datetime(2020, 1, 1, tzinfo=UTC),
+        DatetimeMS(2**62),
+    ],
 )
 def test_a_document_id_is_read_back_from_its_bson(one: object) -> None:
     assert key_to_id(id_to_bson(one)) == one

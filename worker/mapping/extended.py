@@ -1,20 +1,28 @@
-"""What plain columns cannot hold, as canonical Extended JSON that PostgreSQL's jsonb can hold.
+"""What plain columns cannot hold, as canonical Extended JSON that PostgreSQL's jsonb can hold, and back.
 
-jsonb has no NUL in strings; a string with one is written ``{"$utf8": "<base64>"}``.
+Three additions make it exact: jsonb has no NUL in strings, so one with a NUL is ``{"$utf8": "<base64>"}``; a
+decimal whose bits its digits do not tell is ``{"$decimal128": "<base64>"}``; and in an object of the document
+a name that begins with ``$`` gets one more ``$``, so that none is taken for a type.
 """
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
-from bson import Code, json_util
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, json_util
 from bson.binary import UuidRepresentation
+from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
 
 _OPTIONS = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, uuid_representation=UuidRepresentation.STANDARD
 )
+_NOTHING: Any = object()
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, BSONError)
 
 
 def extended(value: Any) -> Any:
@@ -25,9 +33,111 @@ def extended(value: Any) -> Any:
         return value if "\0" not in value else {"$utf8": b64encode(value.encode()).decode()}
     if isinstance(value, Mapping):
         document = cast("Mapping[str, Any]", value)
-        return {name: extended(item) for name, item in document.items()}
+        return {
+            f"${name}" if name.startswith("$") else name: extended(item) for name, item in document.items()
+        }
     if isinstance(value, list):
         return [extended(item) for item in cast("list[Any]", value)]
-    if isinstance(value, Code) and value.scope is not None:
-        return {"$code": str(value), "$scope": extended(value.scope)}
+    if isinstance(value, Code):
+        code = {"$code": extended(str(value))}
+        return code if value.scope is None else code | {"$scope": extended(value.scope)}
+    if isinstance(value, DBRef):
+        # "$ref" and "$id" as they are: they are what tells the type.
+        parts = cast("dict[str, Any]", value.as_doc())
+        return {name: extended(item) for name, item in parts.items()}
+    if isinstance(value, Decimal128) and Decimal128(str(value)) != value:
+        return {"$decimal128": b64encode(value.bid).decode()}
     return json_util.default(value, json_options=_OPTIONS)
+
+
+def from_extended(value: Any) -> Any:
+    """Return the value that `extended` wrote; plain JSON, and an object of no known type, as they are."""
+    if type(value) is dict:
+        fields = cast("dict[str, Any]", value)
+        if any(name.startswith("$") for name in fields):
+            exact = _typed(fields)
+            if exact is not _NOTHING:
+                return exact
+            return {
+                name[1:] if name.startswith("$$") else name: from_extended(item)
+                for name, item in fields.items()
+            }
+        return {name: from_extended(item) for name, item in fields.items()}
+    if type(value) is list:
+        return [from_extended(item) for item in cast("list[Any]", value)]
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return float(value)
+    return value
+
+
+def _typed(fields: dict[str, Any]) -> Any:
+    try:
+        if len(fields) == 1:
+            ((name, inner),) = fields.items()
+            return _READERS[name](inner) if name in _READERS else _NOTHING
+        if fields.keys() == {"$code", "$scope"}:
+            return Code(_string(fields["$code"]), from_extended(fields["$scope"]))
+        if "$ref" in fields and "$id" in fields:
+            parts = {name: from_extended(item) for name, item in fields.items()}
+            collection, id_, database = parts.pop("$ref"), parts.pop("$id"), parts.pop("$db", None)
+            return DBRef(collection, id_, database, parts)
+    except _FAULTS:
+        pass
+    return _NOTHING
+
+
+def _string(value: Any) -> str:
+    text = from_extended(value)
+    if type(text) is not str:
+        raise TypeError
+    return text
+
+
+def _int32(value: str) -> int:
+    return int(_int64(value))
+
+
+def _int64(value: str) -> Int64:
+    number = Int64(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError
+    return number
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _date(value: Any) -> datetime | DatetimeMS:
+    if type(value) is str:
+        date = datetime.fromisoformat(value)
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    milliseconds = int(_int64(value["$numberLong"]))
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return DatetimeMS(milliseconds)
+
+
+def _binary(value: dict[str, str]) -> bytes | Binary | UUID:
+    data, subtype = b64decode(value["base64"], validate=True), int(value["subType"], 16)
+    if subtype == 0:
+        return data
+    return UUID(bytes=data) if subtype == 4 else Binary(data, subtype)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "$utf8": lambda value: b64decode(value, validate=True).decode(),
+    "$numberInt": _int32,
+    "$numberLong": _int64,
+    "$numberDouble": float,
+    "$numberDecimal": Decimal128,
+    "$decimal128": lambda value: Decimal128.from_bid(b64decode(value, validate=True)),
+    "$date": _date,
+    "$oid": ObjectId,
+    "$binary": _binary,
+    "$timestamp": lambda value: Timestamp(value["t"], value["i"]),
+    "$regularExpression": lambda value: Regex(value["pattern"], value["options"]),
+    "$code": lambda value: Code(_string(value)),
+    "$minKey": lambda _: MinKey(),
+    "$maxKey": lambda _: MaxKey(),
+}

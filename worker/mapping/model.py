@@ -54,6 +54,28 @@ class Column(_Model):
     required: bool = Field(False, description="a document without a fitting value becomes a dead letter")
 
 
+def _paths(columns: dict[str, Column]) -> list[str]:
+    return [column.path or name for name, column in columns.items()]
+
+
+def _distinct(names: list[str]) -> None:
+    """Refuse a column that has two purposes."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"column {name} is listed and also id, tenant, position or rest")
+
+
+def _apart(paths: list[str], id_: str | None = None) -> None:
+    """Refuse a field that two columns or tables would hold: neither could then be read back alone."""
+    for path in paths:
+        if id_ and path.split(".")[0] == id_:
+            raise ValueError(f"field {path} is mapped, but {id_} has its own column")
+        if paths.count(path) > 1:
+            raise ValueError(f"field {path} is mapped twice")
+        if inside := [other for other in paths if other.startswith(f"{path}.")]:
+            raise ValueError(f"field {inside[0]} lies inside {path}, which is mapped as a whole")
+
+
 class Tenant(_Model):
     """Where a document says whose it is, and the column that says it in PostgreSQL."""
 
@@ -71,6 +93,12 @@ class Child(_Model):
     rest: Identifier
     columns: dict[Identifier, Column]
 
+    @model_validator(mode="after")
+    def _every_name_once(self) -> Child:
+        _distinct([self.parent, self.position, self.tenant, self.rest, *self.columns])
+        _apart(_paths(self.columns))
+        return self
+
 
 class CollectionMapping(_Model):
     """One collection's documents as rows of one table and its child tables."""
@@ -84,15 +112,11 @@ class CollectionMapping(_Model):
 
     @model_validator(mode="after")
     def _every_name_once(self) -> CollectionMapping:
-        own = {self.id, self.rest, self.tenant.column}
-        if clash := sorted(own & self.columns.keys() - ({self.id} & {self.tenant.column})):
-            raise ValueError(f"column {clash[0]} is listed and also id, tenant or rest")
-        paths = [column.path or name for name, column in self.columns.items()] + list(self.children)
-        for path in paths:
-            if paths.count(path) > 1:
-                raise ValueError(f"field {path} is mapped twice")
-            if inside := [other for other in paths if other.startswith(f"{path}.")]:
-                raise ValueError(f"field {inside[0]} lies inside {path}, which is mapped as a whole")
+        itself = self.tenant.path == "_id" and self.tenant.column == self.id
+        own = [self.id, self.rest] if itself else [self.id, self.rest, self.tenant.column]
+        _distinct([*own, *self.columns])
+        tenant = [] if self.tenant.path == "_id" else [self.tenant.path]
+        _apart([*tenant, *_paths(self.columns), *self.children], "_id")
         return self
 
 

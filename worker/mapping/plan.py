@@ -73,9 +73,7 @@ class _Fields:
 
     def finish(self, left: dict[str, Any], row: Row, notes: dict[str, Any]) -> None:
         """Set the rest column."""
-        rest: dict[str, Any] = {}
-        for name, value in left.items():
-            rest[f"${name}" if name.startswith("$") else name] = extended(value)
+        rest: dict[str, Any] = extended(left)
         if notes:
             rest[NOTES] = {path: extended(value) for path, value in notes.items()}
         row[self.rest] = rest or None

@@ -69,15 +69,15 @@ def _double(value: Any) -> float | str:
 def _numeric(value: Any) -> str:
     if type(value) is Decimal128:
         text, number = str(value), value.to_decimal()
+        if Decimal128(text) != value:  # bits that the digits do not tell, as a NaN's sign
+            raise Inexact
         if number.is_finite():
             # numeric keeps trailing zeros but no exponent, and no sign of zero
             exact = "E" not in text and not (number.is_zero() and number.is_signed())
             if exact:
                 return text
             raise Inexact(f"{number:f}")
-        if (number.is_nan() and text == "NaN") or number.is_infinite():
-            return text
-        raise Inexact
+        return text
     if type(value) in (int, Int64):
         raise Inexact(str(value))
     if type(value) is float and math.isfinite(value):
@@ -144,10 +144,9 @@ def _exact(value: Any) -> bool:
 def _noted(value: Any, path: str, notes: dict[str, Any]) -> Any:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
-        if "\0" not in value:
-            return value
-        notes[path] = value
-        return value.replace("\0", "\ufffd")
+        if "\0" in value:
+            notes[path] = value
+        return nearest(value)
     if value is None or kind is bool or kind is int:
         return value
     if kind is Int64:
@@ -161,7 +160,7 @@ def _noted(value: Any, path: str, notes: dict[str, Any]) -> Any:
     if kind is float and _plain_double(value):
         return value
     notes[path] = value
-    return _nearest(value)
+    return nearest(value)
 
 
 def _step(name: str) -> str:
@@ -175,8 +174,10 @@ def _plain_double(value: float) -> bool:
     return abs(value) < 1e16 and not (value == 0 and math.copysign(1, value) < 0)
 
 
-def _nearest(value: Any) -> Any:
+def nearest(value: Any) -> Any:
     """Return what an application would like to read in place of a value that JSON does not have."""
+    if type(value) is str:
+        return value.replace("\0", "\ufffd")
     match value:
         case datetime():
             return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
