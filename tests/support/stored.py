@@ -1,9 +1,10 @@
 """Rows as PostgreSQL and asyncpg give them back, without either: `stored`.
 
 Assumed: rows go out as one orjson document; ``jsonb_to_recordset`` gives SQL NULL for JSON null; jsonb's
-numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL; float8 reads
-"nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb as JSON bytes (`use_raw_json`), and
-decimals with exponents for groups of four trailing zeros. Columns are as wide as the mapping says.
+numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL; float8
+reads "nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb as JSON bytes
+(`use_raw_json`), and decimals with exponents for groups of four trailing zeros. Columns are as wide as the
+mapping says.
 """
 
 from __future__ import annotations

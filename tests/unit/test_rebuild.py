@@ -9,8 +9,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import bson
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -49,6 +52,11 @@ MAPPING = CollectionMapping.model_validate(
             for path, table in (("items", "c"), ("deep.items", "d"))
         },
     }
+)
+CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 PLAN, REBUILDER = CollectionPlan(MAPPING), Rebuilder(MAPPING)
 
@@ -208,7 +216,9 @@ quick = settings(
 @quick
 @given(documents)
 def test_a_document_comes_back_from_its_rows(document: dict[str, Any]) -> None:
-    assert_same(there_and_back(document), document)
+    back = there_and_back(document)
+    assert_same(back, document)
+    assert_same(bson.decode(bson.encode(back, codec_options=CODEC), codec_options=CODEC), document)
 
 
 @quick
@@ -323,6 +333,23 @@ def test_an_object_of_an_unknown_type_in_the_rest_column_is_taken_as_it_is() -> 
     assert_same(
         rebuilt({}, rest=rest), {"a": {"$foo": 1}, "b": {"$oid": "short"}, "c": 18446744073709551615.0}
     )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"jsonb": dict.fromkeys(["", ".", "~", "~0", "~1", "~01", "~10", "a.b", "0", "$x", "٣"], WHEN)},
+        {"jsonb": [[WHEN], {"0": WHEN}]},
+        {"numeric": Decimal128("-0")},
+        {"numeric": Decimal128("-0.00")},
+        {"numeric": Decimal128("120000")},
+        {"$notes": {"text": 5}, "$value": 1, "$$notes": 2},
+        {"items": [{"$value": 1}, {"$notes": {"n": 1}}, {}, None, [], {"n": None, "o": {}}]},
+        {"deep": {"er": {}, "items": []}, "deep.er.text": "a field with dots in its name"},
+    ],
+)
+def test_what_could_be_mistaken_comes_back(fields: dict[str, Any]) -> None:
+    assert_same(rebuilt(fields), fields)
 
 
 def test_deep_nesting_comes_back() -> None:
