@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.world import world
+from tests.support.world import World, world
 from worker.embedded import Services
 from worker.embedded.state import ServiceName
 
@@ -21,6 +22,23 @@ FAULTS: tuple[tuple[ServiceName, str | None], ...] = (
 )
 
 
+def _child(w: World, role: str) -> psutil.Process | None:
+    """Return the process that `crossfade run` keeps for a role, when there is one."""
+    for child in psutil.Process(w.processes["run"].pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[-1:] == [role]:
+                return child
+    return None
+
+
+async def _kill(w: World, role: str) -> psutil.Process:
+    await w.until(f"{role} runs", lambda: _child(w, role) is not None)
+    child = _child(w, role)
+    assert child is not None
+    child.kill()
+    return child
+
+
 @pytest.mark.timeout(700)
 async def test_mongod_kafka_and_postgres_killed_in_turn_under_writes(
     services: Services, tmp_path: Path
@@ -28,14 +46,20 @@ async def test_mongod_kafka_and_postgres_killed_in_turn_under_writes(
     async with world(services, tmp_path) as w:
         await w.load(4000, tenants=5)
         await w.start("run", "run")
+        await w.start("apply", "second apply")
         async with w.writes(50) as writer:
+            await w.until_value("SELECT sum(applied) FROM crossfade.partition_progress", 500)
+            await w.kill("second apply")
+            for _ in range(2):
+                publish = await _kill(w, "publish")
+                await w.until("started again", lambda old=publish: _child(w, "publish") not in (None, old))
+            await w.start("apply", "third apply")
             await w.settled(180)
             for name, role in FAULTS:
                 changes = writer.counters.changes
                 await services.kill(name)
-                for child in psutil.Process(w.processes["run"].pid).children():
-                    if child.cmdline()[-1] == role:
-                        child.kill()
+                if role is not None:
+                    await _kill(w, role)
                 if name != "mongod":  # long enough that everybody meets it
                     await w.until("writes go on", lambda n=changes: writer.counters.changes > n + 50)
                 await services.start(name)
@@ -43,5 +67,6 @@ async def test_mongod_kafka_and_postgres_killed_in_turn_under_writes(
                 assert writer.counters.changes > changes
         await w.settled(180)
         await w.assert_nothing_lost()
-        assert "Traceback" not in (tmp_path / "run.log").read_text()
+        for name in ("run", "third apply"):
+            assert "Traceback" not in (tmp_path / f"{name}.log").read_text()
         assert await w.stop("run") == 0
