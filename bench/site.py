@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from worker.errors import CrossfadeError
 from worker.mongo.client import Client
 from worker.mongo.client import connect as connect_mongo
 from worker.postgres.connect import connect
+from worker.supervise import end
 
 DATABASE = "spaces"
 MAPPING = Path(__file__).parents[1] / "schema/spaces/mapping.yaml"
@@ -80,7 +80,7 @@ class Site:
     async def stop(self, *roles: str) -> None:
         """End processes in order."""
         for process in [self._processes.pop(role) for role in roles if role in self._processes]:
-            await _end(process)
+            await end(process, _STOP_WITHIN)
 
     async def stop_all(self) -> None:
         """End every process of the program."""
@@ -105,7 +105,7 @@ class Site:
         except TimeoutError:
             raise BenchFailed(f"the writer did not end within {within:.0f} s") from None
         finally:
-            await _end(process)
+            await end(process, _STOP_WITHIN)
         if process.returncode:
             raise BenchFailed(f"the writer failed with exit code {process.returncode}")
         return written_from(output)
@@ -144,17 +144,6 @@ class Site:
 
     def _last_words(self, role: str) -> str:
         return self._log(role).read_text(errors="replace")[-_LAST_WORDS:]
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        async with asyncio.timeout(_STOP_WITHIN):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 @asynccontextmanager

@@ -101,11 +101,7 @@ async def copy(site: Site, sizes: Sizes) -> Figures:
     site.live = Live(0, sizes.copy)
     say(f"copy: loading {sizes.copy} pages")
     loaded = await site.write(site.order(how="load", live=site.live), _within(site, sizes.copy))
-    measured = await _Measured.begin(site)
-    for role in ("publish", "apply"):
-        await site.start(role)
-    await measured.applied(sizes.copy)
-    found = await measured.end(sizes.copy)
+    measured, found = await _from_start(site, sizes.copy)
     began: Any = await site.postgres.fetchval(
         "SELECT extract(epoch FROM copy_started_at)::float8 FROM crossfade.collection "
         "WHERE namespace = 'spaces.pages'"
@@ -122,11 +118,7 @@ async def drain(site: Site, sizes: Sizes) -> Figures:
     """Drain a backlog that waits in MongoDB's oplog."""
     say(f"drain: writing {sizes.changes} changes")
     written = await _write_changes(site, sizes.changes)
-    measured = await _Measured.begin(site)
-    for role in ("publish", "apply"):
-        await site.start(role)
-    await measured.applied(sizes.changes)
-    found = await measured.end(sizes.changes)
+    _, found = await _from_start(site, sizes.changes)
     # What the writer reaches alone: `live` cannot be faster than it.
     found["written_per_second"] = round(sizes.changes / (written.ended - written.began))
     await site.stop_all()
@@ -193,6 +185,15 @@ STAGES: dict[str, Callable[[Site, Sizes], Awaitable[Figures]]] = {
     stage.__name__: stage for stage in (copy, drain, kafka, live, steady)
 }
 """In their order. ``copy`` always runs: the others need what it has copied."""
+
+
+async def _from_start(site: Site, events: int) -> tuple[_Measured, Figures]:
+    """Start both roles, and measure until what waits for them is applied."""
+    measured = await _Measured.begin(site)
+    for role in ("publish", "apply"):
+        await site.start(role)
+    await measured.applied(events)
+    return measured, await measured.end(events)
 
 
 async def _write_changes(site: Site, changes: int) -> Written:

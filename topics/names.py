@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _LEGAL = re.compile(r"[A-Za-z0-9._-]+")
@@ -46,6 +47,14 @@ class TopicNames:
     def copy(self, collection: Collection) -> str:
         """Return the topic of the collection's copy."""
         return self._legal(f"{self.prefix}.{collection}{_COPY}")
+
+    def namespaces(self, collections: Iterable[Collection]) -> dict[str, str]:
+        """Return the namespace that each topic of these collections belongs to."""
+        return {
+            topic: str(collection)
+            for collection in collections
+            for topic in (self.stream(collection), self.copy(collection))
+        }
 
     @staticmethod
     def _legal(name: str) -> str:

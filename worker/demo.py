@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -27,12 +26,13 @@ from worker.mongo.client import connect as connect_mongo
 from worker.postgres.connect import connect
 from worker.postgres.migration_log import settled_since
 from worker.postgres.standing import Standing, read_standing
+from worker.supervise import end
 
 if TYPE_CHECKING:
     from worker.embedded import Services
 
 TENANTS, WRITES_PER_SECOND, WRITES_AFTER_COPY = 20, 200.0, 20.0
-COPY_WITHIN, SETTLE_WITHIN = 240.0, 60.0
+COPY_WITHIN, SETTLE_WITHIN, STOP_WITHIN = 240.0, 60.0, 15.0
 MAPPING = Path(__file__).parents[1] / "schema/spaces/mapping.yaml"
 
 
@@ -65,7 +65,7 @@ async def _migrate(services: Services, directory: Path, documents: int) -> dict[
         started = time.monotonic()
         for role in ("publish", "apply"):
             process = await _start(env, directory, role)
-            stack.push_async_callback(_stop, process)
+            stack.push_async_callback(end, process, STOP_WITHIN)
         writer = Writer(client, "spaces", WRITES_PER_SECOND, 2, ledger=Ledger())
         try:
             async with _writing(writer):
@@ -145,17 +145,6 @@ async def _command(env: dict[str, str], directory: Path, *arguments: str) -> Non
     if await process.wait():
         told = (directory / f"{arguments[0]}.log").read_text()[-2000:]
         raise CrossfadeError(f"crossfade {' '.join(arguments)} failed: {told}")
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        async with asyncio.timeout(15):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 async def _watch_copy(postgres: Any, documents: int, started: float) -> float:

@@ -84,15 +84,16 @@ async def _once(role: str, metrics_port: int) -> int:
     try:
         return await process.wait()
     except asyncio.CancelledError:
-        await _end(process)
+        await end(process, STOP_WITHIN)
         raise
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process, within: float) -> None:
+    """End a process by SIGTERM, and by SIGKILL when it has not ended ``within`` seconds."""
     if process.returncode is None:
         process.terminate()
     try:
-        async with asyncio.timeout(STOP_WITHIN):
+        async with asyncio.timeout(within):
             await process.wait()
     except TimeoutError:
         process.kill()

@@ -58,7 +58,7 @@ def test_an_age_grows_by_itself_and_is_absent_until_known() -> None:
 
 
 def test_lag_is_that_of_the_worst_of_the_assigned_partitions() -> None:
-    observed = Observed(NAMES, [NOTES])
+    observed = Observed(NAMES.namespaces([NOTES]))
     now = datetime.now(UTC)
     observed.heartbeats({(TOPIC, n): now - timedelta(seconds=100 * n) for n in range(4)})
     lag = "crossfade_apply_end_to_end_lag_seconds"
@@ -76,7 +76,7 @@ def test_lag_is_that_of_the_worst_of_the_assigned_partitions() -> None:
 
 
 def test_outcomes_are_counted_by_collection_and_are_zero_from_the_start() -> None:
-    observed = Observed(NAMES, [Collection("db", "counted")])
+    observed = Observed(NAMES.namespaces([Collection("db", "counted")]))
     labels = {"collection": "db.counted"}
     assert value("crossfade_apply_events_total", **labels, outcome="dead_lettered") == 0
     stream, copy = NAMES.stream(Collection("db", "counted")), NAMES.copy(Collection("db", "counted"))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from topics import Collection, Source, TopicNames
+from topics import Source
 from worker import metrics
 from worker.apply.batch import Item
 from worker.errors import CrossfadeError
@@ -29,11 +29,9 @@ class Observed:
     assigned partitions are shown: another worker moves the others on.
     """
 
-    def __init__(self, names: TopicNames, collections: Iterable[Collection]) -> None:
-        self._collections: dict[str, str] = {}
-        for collection in collections:
-            for topic in (names.stream(collection), names.copy(collection)):
-                self._collections[topic] = str(collection)
+    def __init__(self, collections: Mapping[str, str]) -> None:
+        """``collections``: namespaces by topic."""
+        self._collections = collections
         self._assigned: frozenset[Partition] = frozenset()
         self._heartbeats: dict[Partition, datetime] = {}
         metrics.apply_begins(set(self._collections.values()), OUTCOMES, RETRY_REASONS)

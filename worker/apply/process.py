@@ -60,20 +60,14 @@ class ApplyWorker:
         self._room.set()
         self._connection: asyncpg.Connection | None = None
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
-        names = TopicNames(settings.topic_prefix)
-        self._namespaces = {
-            topic: str(collection)
-            for collection in mapping.namespaces()
-            for topic in (names.stream(collection), names.copy(collection))
-        }
-        self.observed = Observed(names, mapping.namespaces())
+        self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
+        self.observed = Observed(self._namespaces)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.acknowledge: Acknowledge | None = None
 
     async def open(self) -> None:
         """Connect, number the collections and find out what the sync role may do."""
-        dsn = self._settings.postgres_dsn.get_secret_value()
-        connection = self._connection = await connect(dsn, "apply", statement_timeout=ANSWER_WITHIN)
+        connection = self._connection = await self._connect()
         plans = {name: CollectionPlan(mapping) for name, mapping in self._mapping.namespaces().items()}
         try:
             for collection, plan in plans.items():
@@ -115,7 +109,7 @@ class ApplyWorker:
     async def take(self, event: Any) -> None:
         """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""
         self.observed.taken(event.message.value)
-        self._fetched_bytes += (size := sum(len(r.value or b"") for r in event.message.value))
+        size = sum(len(record.value or b"") for record in event.message.value)
         items = [
             read(Item(r.topic, r.partition, r.offset, r.value or b""), self._collections)
             for r in event.message.value
@@ -123,6 +117,7 @@ class ApplyWorker:
         await self._room.wait()
         self._waiting.append(_Chunk(event, items, size))
         self._records += len(items)
+        self._fetched_bytes += size
         if self._full():
             self._room.clear()
         self._arrived.set()
@@ -184,13 +179,11 @@ class ApplyWorker:
                 continue
             began = loop.time()
             items = [item for chunk in batch for item in chunk.items]
-            await self._require_no_gap(batch)
+            following = await self._without_gap(batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
             self.observed.applied(chunk.items for chunk in batch)
-            for item in items:
-                place = item.topic, item.partition
-                self._written[place] = max(item.offset + 1, self._written.get(place, 0))
+            self._written |= following
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
             for chunk in batch:  # after COMMIT, in order: the last step of the chain
@@ -198,8 +191,11 @@ class ApplyWorker:
             if len(items) < _FEW:
                 await asyncio.sleep(_GATHER - (loop.time() - began))
 
-    async def _require_no_gap(self, batch: list[_Chunk]) -> None:
-        """See that no record lies between what PostgreSQL has and what Kafka gave; skip none silently."""
+    async def _without_gap(self, batch: list[_Chunk]) -> dict[tuple[str, int], int]:
+        """Return each partition's next offset after a batch.
+
+        Sees that no record lies between what PostgreSQL has and what Kafka gave: none is skipped silently.
+        """
         following: dict[tuple[str, int], int] = {}
         for chunk in batch:
             first, last = chunk.items[0], chunk.items[-1]
@@ -208,6 +204,7 @@ class ApplyWorker:
             following[place] = max(expected, last.offset + 1)
             if first.offset > expected:
                 await self._gap(first, first.offset - expected)
+        return following
 
     async def _gap(self, first: Item, records: int) -> None:
         namespace = self._namespaces[first.topic]
@@ -281,13 +278,15 @@ class ApplyWorker:
     async def _reconnect(self) -> None:
         self._connection = None
         try:
-            connection = await connect(
-                self._settings.postgres_dsn.get_secret_value(), "apply", statement_timeout=ANSWER_WITHIN
-            )
+            connection = await self._connect()
         except Exception as error:
             raise Transient(str(error)) from None
         self._require_not_older(await migration_log.offsets(connection))
         self._connection = connection
+
+    async def _connect(self) -> asyncpg.Connection:
+        dsn = self._settings.postgres_dsn.get_secret_value()
+        return await connect(dsn, "apply", statement_timeout=ANSWER_WITHIN)
 
     def _connected(self) -> asyncpg.Connection:
         assert self._connection is not None
