@@ -16,7 +16,7 @@ from worker.postgres.ledger import LedgerRow, Phase
 TENANT, OTHER = uuid4(), uuid4()
 NOTES = Collection("db", "notes")
 MAPPED = {
-    NOTES: Mapped(
+    str(NOTES): Mapped(
         1,
         CollectionPlan(
             CollectionMapping.model_validate(
@@ -55,7 +55,7 @@ def item(
         origin=Origin(uuid4()),
         document=document,
     )
-    return read(Item("t", 0, offset, encode(event)), MAPPED)
+    return read(Item("t", 0, offset, encode(event)), MAPPED.get)
 
 
 def home(*tenants: UUID, phase: str = "mongo", floor: int = 0) -> dict[UUID, Phase]:
@@ -114,7 +114,7 @@ def test_a_document_that_cannot_be_mapped_is_dead_without_its_value() -> None:
 
 
 def test_bytes_that_are_no_event_are_dead_not_raised() -> None:
-    broken = read(Item("t", 0, 0, b"\x05\x00\x00\x00\x00"), MAPPED)
+    broken = read(Item("t", 0, 0, b"\x05\x00\x00\x00\x00"), MAPPED.get)
     assert (broken.outcome, broken.kind) == (Outcome.DEAD, "envelope")
 
 

@@ -129,7 +129,7 @@ def test_elements_become_child_rows_by_position_with_the_tenant() -> None:
     made = rows({}, {"items": [{"n": 1}, 7, {"n": 2, "more": "x"}]}, children={"items": child})
     assert [(r["position"], r["tenant_id"], r["n"], r["rest"]) for r in made.children[0]] == [
         (0, TENANT, 1, None),
-        (1, TENANT, None, {"$value": {"$numberInt": "7"}}),
+        (1, TENANT, None, {"$notes": {"$": {"$numberInt": "7"}}}),
         (2, TENANT, 2, {"more": "x"}),
     ]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
 from bson.errors import BSONError
 
-from topics import Collection, EnvelopeError, Event, Operation, Version, decode
-from worker.mapping import CollectionPlan, Rows, Unmappable, row_id
+from topics import EnvelopeError, Event, Operation, Version, decode
+from worker.mapping import CollectionPlan, Rows, Unmappable
 from worker.postgres.ledger import Key, LedgerRow, Phase
 from worker.postgres.migration_log import Partition, PartitionTally
 
@@ -38,6 +38,11 @@ class Mapped:
 
     number: int
     plan: CollectionPlan
+    parent: int | None = None  # the number of the collection whose documents tell the tenant
+
+
+Find = Callable[[str], Mapped | None]
+"""Returns the mapped collection that a namespace belongs to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,21 +78,21 @@ class Item:
             self.outcome, self.kind, self.reason = None, "", ""
 
 
-def read(item: Item, collections: Mapping[Collection, Mapped]) -> Item:
+def read(item: Item, find: Find) -> Item:
     """Decode a record and map its document; what fails is dead-lettered, never raised."""
     try:
         event = item.event = decode(item.value)
         if event.control:
             item.outcome = Outcome.CONTROL
             return item
-        mapped = item.mapped = collections[Collection.parse(event.namespace)]
-    except (EnvelopeError, ValueError) as error:
+    except EnvelopeError as error:
         item.fail(Outcome.DEAD, "envelope", str(error))
         return item
-    except KeyError:
+    mapped = item.mapped = find(event.namespace)
+    if mapped is None:
         item.fail(Outcome.DEAD, "collection", "the mapping does not name this collection")
         return item
-    item.key = (mapped.number, row_id(event.id))
+    item.key = (mapped.number, mapped.plan.row_id(event.id))
     if event.operation is Operation.UPSERT:
         try:
             item.rows = mapped.plan.rows(event.document)  # pyright: ignore[reportArgumentType]
@@ -135,12 +140,25 @@ def rounds(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield [by_document[key][number] for key in sorted(by_document) if number < len(by_document[key])]
 
 
+def superseded(item: Item, known: LedgerRow | None) -> bool:
+    """Whether the ledger knows something as new already (A1: only what is strictly greater is newer)."""
+    if known is None:
+        return False
+    return item.version < known.version or (item.version == known.version and known.state != "refetch")
+
+
+def parent_key(item: Item) -> Key | None:
+    """Return the ledger's key of the document that tells an event's tenant, where that is not known yet."""
+    rows, mapped = item.rows, item.mapped
+    if rows is None or mapped is None or rows.parent is None or mapped.parent is None:
+        return None
+    return mapped.parent, rows.parent.row_id
+
+
 def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:
     """Return what becomes of an event, from the ledger's row and the phases of all tenants involved."""
-    if known is not None:
-        same = known.state == "refetch" and item.version == known.version
-        if item.version <= known.version and not same:  # A1: strictly greater
-            return Outcome.SUPERSEDED
+    if superseded(item, known):
+        return Outcome.SUPERSEDED
     for tenant in tenants_of(item, known):
         phase = phases[tenant]
         if phase.phase not in WRITABLE:

@@ -6,12 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import asyncpg
 import structlog
 
-from topics import Collection, TopicNames, declare
+from topics import TopicNames, declare
 from worker import failpoints
 from worker.apply.batch import Item, Mapped, read
 from worker.apply.observed import Observed, count_dead_letters
@@ -20,8 +21,8 @@ from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
-from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
+from worker.mapping import Plans, load
 from worker.postgres import migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
@@ -53,7 +54,9 @@ class ApplyWorker:
     def __init__(self, settings: Settings, mapping: MappingFile) -> None:
         self._settings = settings
         self._mapping = mapping
-        self._collections: dict[Collection, Mapped] = {}
+        self._plans = Plans(mapping)
+        self._numbers: dict[str, int] = {}
+        self._find = lru_cache(maxsize=10_000)(self._mapped)
         self._waiting: deque[_Chunk] = deque()
         self._records = self._fetched_bytes = 0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
@@ -68,15 +71,11 @@ class ApplyWorker:
     async def open(self) -> None:
         """Connect, number the collections and find out what the sync role may do."""
         connection = self._connection = await self._connect()
-        plans = {name: CollectionPlan(mapping) for name, mapping in self._mapping.namespaces().items()}
         try:
-            for collection, plan in plans.items():
-                number = await migration_log.collection_number(
-                    connection,
-                    str(collection),
-                    MappingFile.hash_of(self._mapping.collections[collection.name]),
+            for name, mapping in self._mapping.collections.items():
+                self._numbers[name] = await migration_log.collection_number(
+                    connection, str(self._mapping.logical(name)), MappingFile.hash_of(mapping)
                 )
-                self._collections[collection] = Mapped(number, plan)
             replica = await self._may_skip_triggers(connection)
         except (
             asyncpg.UndefinedTableError,
@@ -87,9 +86,18 @@ class ApplyWorker:
                 "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
                 remedy="run `crossfade schema apply --target spaces`",
             ) from None
-        tables = [t for plan in plans.values() for t in (plan.table, *plan.children)]
-        self._writer = BatchWriter([TargetTable(table) for table in tables], replica=replica)
-        _log.info("apply ready", collections=len(plans), replication_role="replica" if replica else "origin")
+        self._writer = BatchWriter([TargetTable(table) for table in self._plans.tables()], replica=replica)
+        _log.info(
+            "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
+        )
+
+    def _mapped(self, namespace: str) -> Mapped | None:
+        found = self._plans.find(namespace)
+        if found is None:
+            return None
+        tenant = self._mapping.collections[found.name].tenant
+        parent = self._numbers[tenant.parent.collection] if tenant and tenant.parent else None
+        return Mapped(self._numbers[found.name], found.plan, parent)
 
     async def _may_skip_triggers(self, connection: asyncpg.Connection) -> bool:
         wanted = self._settings.replication_role
@@ -111,7 +119,7 @@ class ApplyWorker:
         self.observed.taken(event.message.value)
         size = sum(len(record.value or b"") for record in event.message.value)
         items = [
-            read(Item(r.topic, r.partition, r.offset, r.value or b""), self._collections)
+            read(Item(r.topic, r.partition, r.offset, r.value or b""), self._find)
             for r in event.message.value
         ]
         await self._room.wait()
@@ -249,7 +257,7 @@ class ApplyWorker:
             if not parked:
                 return
             items = [
-                read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._collections)
+                read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._find)
                 for p in parked
             ]
             tallies = await self._writer.write(connection, items, source="retry")

@@ -13,7 +13,7 @@ import asyncpg
 
 from topics import Operation, id_to_bson
 from worker import failpoints, metrics
-from worker.apply.batch import Item, Outcome, decide, fold, rounds, tally, tenants_of
+from worker.apply.batch import Item, Outcome, decide, fold, parent_key, rounds, superseded, tally, tenants_of
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Transient
 from worker.postgres import ledger, migration_log
@@ -80,6 +80,11 @@ class BatchWriter:
         if not events:
             return
         known = await ledger.read(connection, [item.key for item in events if item.key])
+        for item in events:
+            if superseded(item, known.get(_key(item))):
+                item.outcome = Outcome.SUPERSEDED
+        await self._parents(connection, [item for item in events if item.outcome is None])
+        events = [item for item in events if item.outcome is None]
         tenants = {t for item in events for t in tenants_of(item, known.get(_key(item)))}
         phases = await ledger.share_phases(connection, tenants)
         await connection.execute(_DECLARE, ",".join(map(str, tenants)))
@@ -90,6 +95,24 @@ class BatchWriter:
                 winners.append(item)
         if winners:
             await (self._halve if careful else self._write)(connection, batch_id, winners, known)
+
+    async def _parents(self, connection: Connection, events: list[Item]) -> None:
+        """Give documents whose tenant is their parent's that tenant; park them where it is not known yet."""
+        waiting = [(item, key) for item in events if (key := parent_key(item)) is not None]
+        if not waiting:
+            return
+        tenants = await ledger.tenants(connection, {key for _, key in waiting})
+        tenants |= {_key(i): i.rows.tenant_id for i in events if i.rows and i.rows.tenant_id}
+        for item, key in waiting:
+            assert item.mapped is not None and item.rows is not None and item.rows.parent is not None
+            tenant = tenants.get(key)
+            if tenant is None:
+                told = (
+                    f"its tenant is that of a document of {item.rows.parent.collection} that is not there yet"
+                )
+                item.fail(Outcome.PARKED, "parent", told)
+            else:
+                item.rows = item.mapped.plan.of_tenant(item.rows, tenant)
 
     async def _halve(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
@@ -125,26 +148,28 @@ class BatchWriter:
     async def _rows(self, connection: Connection, winners: list[Item], known: dict[Key, LedgerRow]) -> None:
         gone: dict[str, list[UUID]] = defaultdict(list)
         rows: dict[str, list[dict[str, object]]] = defaultdict(list)
-        sizes: dict[str, dict[UUID, int]] = defaultdict(dict)
+        changed: dict[str, list[UUID]] = defaultdict(list)
         for item in winners:
             assert item.mapped is not None
             plan, key = item.mapped.plan, _key(item)
             seen = known.get(key)
             if item.rows is None:
-                if seen is not None and seen.tenant_id is not None:
-                    for table in (*plan.children, plan.table):
+                if seen is not None and seen.state != "deleted":
+                    for table in (plan.table, *plan.children):
                         gone[table.table].append(key[1])
                 continue
             rows[plan.table.table].append(item.rows.row)
             for table, children in zip(plan.children, item.rows.children, strict=True):
                 rows[table.table].extend(children)
                 if seen is not None:  # a new document has no child rows to remove
-                    sizes[table.table][key[1]] = len(children)
-        for name, ids in gone.items():
-            await self._tables[name].delete(connection, ids)
-        for name, by_parent in sizes.items():
-            await self._tables[name].truncate_arrays(connection, by_parent)
-        for name, table in self._tables.items():  # parents before children: the mapping's order
+                    changed[table.table].append(key[1])
+        # Foreign keys: what lies below goes first and comes last.
+        for name, table in reversed(self._tables.items()):
+            if name in gone:
+                await table.delete(connection, gone[name])
+            if name in changed:
+                await table.truncate_arrays(connection, changed[name], rows.get(name, ()))
+        for name, table in self._tables.items():
             if name in rows:
                 await table.upsert(connection, rows[name])
 

@@ -18,13 +18,18 @@ _NAMESPACE = UUID("6f0c7c0e-7f0b-5d8e-9a53-c3055fade000")
 _MARK = 0x78666F  # "xfo": the last three bytes of every row id made from an ObjectId
 
 
-def row_id(document_id: Any) -> UUID:
-    """Return the row id of a document id of any BSON type."""
+def row_id(document_id: Any, scope: str | None = None) -> UUID:
+    """Return the row id of a document id of any BSON type.
+
+    ``scope`` is the tenant's name where a collection's or database's name tells it: short ids, as 1 or
+    "home", are then unique only within it.
+    """
     if isinstance(document_id, UUID):
         return document_id
     if isinstance(document_id, ObjectId):
         return objectid_to_uuid(document_id)
-    return uuid5(_NAMESPACE, document_key(document_id).hex())
+    namespace = _NAMESPACE if scope is None else uuid5(_NAMESPACE, scope)
+    return uuid5(namespace, document_key(document_id).hex())
 
 
 def reversible(document_id: Any) -> bool:

@@ -7,184 +7,309 @@ it: a column that is NULL without a note stands for a field that is not there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from topics import id_to_bson
-from worker.mapping import values
+from topics import Collection, id_to_bson
+from worker.mapping.columns import ABSENT, MISSING, ColumnPlan, Notes, Unmappable
 from worker.mapping.extended import extended
 from worker.mapping.ids import reversible, row_id
-from worker.mapping.model import Child, CollectionMapping, Column, ColumnType
+from worker.mapping.model import ELEMENT, Child, CollectionMapping, Column, Mapping, Tenant
+from worker.mapping.sources import named_tenant
 
 NOTES = "$notes"
-WHOLE = "$value"  # a child row's element that is no object
-_MISSING: Any = object()
 
 Row = dict[str, Any]
-
-
-class Unmappable(Exception):
-    """The document has no place in its table. ``kind`` is the dead letter's; the text names fields only."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        self.kind = kind
-        super().__init__(reason)
+Scopes = dict[str, str | None]
+"""The scope (see `ids.row_id`) of each collection's ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """What SQL needs to know of a table: its columns with types in order, and its key."""
+    """What SQL needs to know of a table: its columns with types in order, and its key.
+
+    ``tenant`` is None where the rows belong to all tenants.
+    """
 
     table: str
     key: tuple[str, ...]
-    tenant: str
+    tenant: str | None
     columns: dict[str, str]
+
+
+class ParentKey(NamedTuple):
+    """The document whose tenant another one has."""
+
+    collection: str
+    row_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One document's rows. ``children`` has the rows of each child table, in the plan's order."""
+    """One document's rows. ``children`` has the rows of each child table, in the plan's order.
+
+    Where the tenant is a parent document's, ``parent`` names that one and ``tenant_id`` is None until
+    `of_tenant` has told it.
+    """
 
     row_id: UUID
-    tenant_id: UUID
+    tenant_id: UUID | None
     document_id: bytes | None  # BSON {"": _id} where the row id alone does not tell it
     row: Row
     children: tuple[list[Row], ...]
+    parent: ParentKey | None = None
 
 
-class _Fields:
+class Fields:
     """Columns and rest column of one (sub)document."""
 
-    def __init__(self, columns: dict[str, Column], rest: str) -> None:
+    def __init__(self, columns: dict[str, Column], rest: str, ignore: Sequence[str], scopes: Scopes) -> None:
         self.rest = rest
-        self._flat: list[tuple[str, str, ColumnType, bool]] = []
-        self._deep: list[tuple[str, str, ColumnType, bool]] = []
-        for name, column in columns.items():
-            path = column.path or name
-            (self._deep if "." in path else self._flat).append((name, path, column.type, column.required))
+        self._ignore = tuple(ignore)
+        self.plans = [
+            ColumnPlan(name, column, scopes.get(column.references or "")) for name, column in columns.items()
+        ]
+        own = [plan for plan in self.plans if plan.path != ELEMENT]
+        self._flat = [(plan.name, plan.path, plan.take) for plan in own if "." not in plan.path]
+        self._deep = [(plan.name, plan.path, plan.take) for plan in own if "." in plan.path]
+        self.whole = next((plan for plan in self.plans if plan.path == ELEMENT), None)
 
-    def take(self, left: dict[str, Any], row: Row, notes: dict[str, Any]) -> None:
+    def take(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Move mapped fields from ``left`` into ``row``; what their columns cannot say into ``notes``."""
-        for name, path, type_, required in self._flat:
-            row[name] = _column(left.pop(path, _MISSING), path, type_, required, notes)
-        for name, path, type_, required in self._deep:
-            row[name] = _column(_pop(left, path), path, type_, required, notes)
+        for name, path, take in self._flat:
+            row[name] = take(left.pop(path, MISSING), notes)
+        for name, path, take in self._deep:
+            row[name] = take(pop(left, path), notes)
+        for path in self._ignore:
+            pop(left, path)
 
-    def finish(self, left: dict[str, Any], row: Row, notes: dict[str, Any]) -> None:
+    def finish(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Set the rest column."""
         rest: dict[str, Any] = extended(left)
         if notes:
-            rest[NOTES] = {path: extended(value) for path, value in notes.items()}
+            rest[NOTES] = {p: ABSENT if v is MISSING else extended(v) for p, v in notes.items()}
         row[self.rest] = rest or None
 
 
-def _column(value: Any, path: str, type_: ColumnType, required: bool, notes: dict[str, Any]) -> Any:
-    if value is _MISSING or value is None:
-        if required:
-            state = "missing" if value is _MISSING else "null"
-            raise Unmappable("mapping", f"field {path} is {state}, its column requires {type_}")
-        if value is None:
-            notes[path] = None
-        return None
-    if type_ == "jsonb":
-        return values.plain(value, path, notes)
-    try:
-        return values.CONVERTERS[type_](value)
-    except values.Inexact as inexact:
-        if required and inexact.plain is None:
-            found = type(value).__name__
-            raise Unmappable("mapping", f"field {path} holds {found}, its column requires {type_}") from None
-        notes[path] = value
-        return inexact.plain
-
-
-def _pop(left: dict[str, Any], path: str) -> Any:
-    """Remove and return the value at a dotted path. Objects on the way are copied."""
+def pop(left: dict[str, Any], path: str) -> Any:
+    """Remove and return the value at a dotted path, or MISSING. Objects on the way are copied."""
     if "." not in path:
-        return left.pop(path, _MISSING)
+        return left.pop(path, MISSING)
     *way, last = path.split(".")
     place = left
     for name in way:
         inner = place.get(name)
         if not isinstance(inner, dict):
-            return _MISSING
+            return MISSING
         inner = dict(cast("dict[str, Any]", inner))
         place[name] = inner
         place = inner
-    return place.pop(last, _MISSING)
+    return place.pop(last, MISSING)
 
 
 class _ChildPlan:
-    """An array's elements as rows of a child table."""
+    """An array's elements as rows of a child table, and the arrays inside them as rows of further ones."""
 
-    def __init__(self, path: str, child: Child) -> None:
+    def __init__(self, path: str, child: Child, scopes: Scopes) -> None:
         self.path = path
-        self._child = child
-        self._fields = _Fields(child.columns, child.rest)
-        types: dict[str, str] = {child.parent: "uuid", child.tenant: "uuid", child.position: "integer"}
-        types |= {name: column.type for name, column in child.columns.items()}
+        self._key = (*child.parent, child.position)
+        self._tenant = child.tenant
+        self._fields = Fields(child.columns, child.rest, child.ignore, scopes)
+        self._scalars = self._fields.whole is not None and len(child.columns) == 1 and not child.children
+        self._below = [_ChildPlan(path, inner, scopes) for path, inner in child.children.items()]
+        first, *positions = self._key
+        types: dict[str, str] = {first: "uuid", **({child.tenant: "uuid"} if child.tenant else {})}
+        types |= dict.fromkeys(positions, "integer")
+        types |= {plan.name: plan.type.sql for plan in self._fields.plans}
         types[child.rest] = "jsonb"
-        self.table = TablePlan(child.table, (child.parent, child.position), child.tenant, types)
+        self.table = TablePlan(child.table, self._key, child.tenant, types)
 
-    def rows(self, array: Any, parent: UUID, tenant: UUID, notes: dict[str, Any]) -> list[Row]:
-        """Return a row for each element; what is no array, and an empty one, is noted."""
-        if array is _MISSING:
-            return []
+    def all(self) -> list[_ChildPlan]:
+        """Return this table's plan and those below it, parents first."""
+        return [self, *(plan for below in self._below for plan in below.all())]
+
+    def rows(
+        self,
+        array: Any,
+        parent: tuple[Any, ...],
+        tenant: UUID | None,
+        notes: Notes,
+        out: dict[str, list[Row]],
+    ) -> None:
+        """Add a row for each element to ``out``; what is no array, and an empty one, is noted."""
+        if array is MISSING:
+            return
         if not isinstance(array, list) or not array:
             notes[self.path] = array
-            return []
-        elements = cast("list[Any]", array)
-        return [self._row(element, parent, tenant, position) for position, element in enumerate(elements)]
+            return
+        rows = out[self.table.table]
+        for position, element in enumerate(cast("list[Any]", array)):
+            rows.append(self._row(element, (*parent, position), tenant, out))
 
-    def _row(self, element: Any, parent: UUID, tenant: UUID, position: int) -> Row:
-        child = self._child
-        row: Row = {child.parent: parent, child.tenant: tenant, child.position: position}
-        notes: dict[str, Any] = {}
-        if not isinstance(element, dict):
-            row.update(dict.fromkeys(child.columns))
-            row[child.rest] = {WHOLE: extended(element)}
+    def _row(self, element: Any, key: tuple[Any, ...], tenant: UUID | None, out: dict[str, list[Row]]) -> Row:
+        row: Row = dict(zip(self._key, key, strict=True))
+        if self._tenant:
+            row[self._tenant] = tenant
+        fields, notes = self._fields, Notes()
+        whole = fields.whole
+        if self._scalars or not isinstance(element, dict):
+            fields.take({}, row, Notes())  # required ones refuse it
+            if whole is None:
+                notes[ELEMENT] = element
+            else:
+                row[whole.name] = whole.take(element, notes)
+            fields.finish({}, row, notes)
             return row
         left = dict(cast("dict[str, Any]", element))
-        self._fields.take(left, row, notes)
-        self._fields.finish(left, row, notes)
+        fields.take(left, row, notes)
+        if whole is not None:
+            row[whole.name] = None
+        for below in self._below:
+            below.rows(pop(left, below.path), key, tenant, notes, out)
+        fields.finish(left, row, notes)
         return row
 
 
 class CollectionPlan:
-    """Turns one collection's documents into rows."""
+    """Turns one collection's documents into rows.
 
-    def __init__(self, mapping: CollectionMapping) -> None:
+    ``tenant`` is the tenant's name where the collection's or the database's name tells it.
+    """
+
+    def __init__(
+        self, mapping: CollectionMapping, tenant: str | None = None, scopes: Scopes | None = None
+    ) -> None:
         self._mapping = mapping
-        self._fields = _Fields(mapping.columns, mapping.rest)
-        self._children = [_ChildPlan(path, child) for path, child in mapping.children.items()]
-        self._own_tenant = mapping.tenant.column == mapping.id
-        types: dict[str, str] = {mapping.id: "uuid", mapping.tenant.column: "uuid"}
-        types |= {name: column.type for name, column in mapping.columns.items()}
+        self._scope = tenant
+        scopes = scopes or {}
+        self._fields = Fields(mapping.columns, mapping.rest, mapping.ignore, scopes)
+        self._children = [_ChildPlan(path, child, scopes) for path, child in mapping.children.items()]
+        self._tenant = _tenant(mapping.tenant, tenant)
+        column = mapping.tenant.column if mapping.tenant else None
+        types: dict[str, str] = {mapping.id: "uuid", **({column: "uuid"} if column else {})}
+        types |= {plan.name: plan.type.sql for plan in self._fields.plans}
         types[mapping.rest] = "jsonb"
-        self.table = TablePlan(mapping.table, (mapping.id,), mapping.tenant.column, types)
-        self.children = tuple(child.table for child in self._children)
+        self.table = TablePlan(mapping.table, (mapping.id,), column, types)
+        self.children = tuple(plan.table for child in self._children for plan in child.all())
+
+    def row_id(self, document_id: Any) -> UUID:
+        """Return the row id of a document of this collection."""
+        return row_id(document_id, self._scope)
 
     def rows(self, document: dict[str, Any]) -> Rows:
         """Return a document's rows; `Unmappable` where a required column or the tenant cannot be had."""
-        mapping, left, notes = self._mapping, dict(document), dict[str, Any]()
+        mapping, left, notes = self._mapping, dict(document), Notes()
         document_id = left.pop("_id")
-        own = row_id(document_id)
-        tenant = self._tenant(document, left, notes)
-        row: Row = {mapping.id: own, mapping.tenant.column: tenant}
+        own = self.row_id(document_id)
+        row: Row = {mapping.id: own}
+        tenant, parent = self._tenant(document, left, notes)
+        if mapping.tenant:
+            row[mapping.tenant.column] = tenant
         self._fields.take(left, row, notes)
-        children = tuple(child.rows(_pop(left, child.path), own, tenant, notes) for child in self._children)
+        children: dict[str, list[Row]] = {table.table: [] for table in self.children}
+        for child in self._children:
+            child.rows(pop(left, child.path), (own,), tenant, notes, children)
         kept = None
         if not reversible(document_id):
             kept, notes["_id"] = id_to_bson(document_id), document_id
         self._fields.finish(left, row, notes)
-        return Rows(own, tenant, kept, row, children)
+        return Rows(own, tenant, kept, row, tuple(children.values()), parent)
 
-    def _tenant(self, document: dict[str, Any], left: dict[str, Any], notes: dict[str, Any]) -> UUID:
-        path = self._mapping.tenant.path
-        value = document["_id"] if path == "_id" else _pop(left, path)
-        if value is _MISSING or value is None:
-            raise Unmappable("tenant", f"field {path}, which tells the tenant, is missing or null")
-        if path != "_id" and not reversible(value):
+    def of_tenant(self, rows: Rows, tenant: UUID) -> Rows:
+        """Return rows with the tenant that their parent document turned out to have."""
+        tables = [(self.table, [rows.row]), *zip(self.children, rows.children, strict=True)]
+        for table, some in tables:
+            assert table.tenant is not None
+            for row in some:
+                row[table.tenant] = tenant
+        return replace(rows, tenant_id=tenant)
+
+
+_Found = tuple[UUID | None, ParentKey | None]
+_TenantOf = Callable[[dict[str, Any], dict[str, Any], Notes], _Found]
+
+
+def _tenant(tenant: Tenant | None, name: str | None) -> _TenantOf:
+    """Return what tells a document's tenant; called with the document, what is left of it, and the notes."""
+    if tenant is None:
+        return lambda document, left, notes: (None, None)
+    if tenant.constant is not None:
+        value = tenant.constant
+        fixed = row_id(named_tenant(value) if isinstance(value, str) else value)
+        return lambda document, left, notes: (fixed, None)
+    if tenant.name is not None:
+        named = row_id(named_tenant(name)) if name is not None else None
+        return lambda document, left, notes: (named, None)
+    if tenant.parent is not None:
+        collection, way = tenant.parent.collection, tenant.parent.path
+        return lambda document, left, notes: (
+            None,
+            ParentKey(collection, row_id(_told(_at(document, way), way))),
+        )
+    assert tenant.path is not None
+    path = tenant.path
+    if path == "_id":
+        return lambda document, left, notes: (row_id(_told(document["_id"], path)), None)
+
+    def of_path(document: dict[str, Any], left: dict[str, Any], notes: Notes) -> _Found:
+        value = _told(pop(left, path), path)
+        if not reversible(value):
             notes[path] = value
-        return row_id(value)
+        return row_id(value), None
+
+    return of_path
+
+
+def _told(value: Any, path: str) -> Any:
+    if value is MISSING or value is None:
+        raise Unmappable("tenant", f"field {path}, which tells the tenant, is missing or null")
+    return value
+
+
+def _at(document: dict[str, Any], path: str) -> Any:
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, dict):
+            return MISSING
+        value = cast("dict[str, Any]", value).get(name, MISSING)
+    return value
+
+
+class Planned(NamedTuple):
+    """A namespace's collection: its name in the mapping, the logical collection, its plan."""
+
+    name: str
+    logical: Collection
+    plan: CollectionPlan
+
+
+class Plans:
+    """The plans of a whole mapping, by real namespace."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+        self._sources = mapping.sources()
+        self.find = lru_cache(maxsize=10_000)(self._find)
+        """Return the plan of a namespace, or None where it is not mapped."""
+
+    def _find(self, namespace: str) -> Planned | None:
+        source = self._sources.find(namespace)
+        if source is None:
+            return None
+        mapping = self._mapping.collections[source.name]
+        plan = CollectionPlan(mapping, source.tenant, scopes(self._mapping, source.tenant))
+        return Planned(source.name, source.logical, plan)
+
+    def tables(self) -> list[TablePlan]:
+        """Return every table, each after those that it lies below."""
+        plans = map(CollectionPlan, self._mapping.collections.values())
+        return [table for plan in plans for table in (plan.table, *plan.children)]
+
+
+def scopes(mapping: Mapping, tenant: str | None) -> Scopes:
+    """Return the scope of each collection's ids, as seen from a collection of this tenant's name."""
+    named = ((name, one.tenant and one.tenant.name) for name, one in mapping.collections.items())
+    return {name: tenant if by_name else None for name, by_name in named}

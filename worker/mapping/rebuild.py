@@ -1,8 +1,8 @@
 """One collection's mapping read backwards: `Rebuilder.document` turns rows into the document.
 
-``document(rows(d)) == d`` but for the order of fields in an object and the width of an integer. The exact
-values that the rest column holds count only while the columns still say what the mapping made of them;
-where the application has changed a column, the column wins.
+``document(rows(d)) == d`` but for the order of fields in an object, the width of an integer, and fields that
+the mapping ignores. The exact values that the rest column holds count only while the columns still say what
+the mapping made of them; where the application has changed a column, the column wins.
 
 Rows are by column name, as asyncpg returns them; a jsonb column is its JSON text (bytes or str), so that
 what nobody reads is not decoded. The real columns must hold all that the mapping's types hold.
@@ -10,24 +10,19 @@ what nobody reads is not decoded. The real columns must hold all that the mappin
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 from uuid import UUID
 
 import orjson
-from bson import Decimal128, ObjectId
-from bson.decimal128 import create_decimal128_context
 
 from worker.mapping import values
+from worker.mapping.columns import MISSING, Notes
 from worker.mapping.extended import from_extended
-from worker.mapping.ids import row_id, uuid_to_objectid
-from worker.mapping.model import Child, CollectionMapping, Column, ColumnType
-from worker.mapping.plan import NOTES, WHOLE
+from worker.mapping.ids import row_id
+from worker.mapping.model import ELEMENT, Child, CollectionMapping
+from worker.mapping.plan import NOTES, Fields, Scopes
 
-_MISSING: Any = object()
 _NOTHING: dict[str, Any] = {}
 
 Document = dict[str, Any]
@@ -45,17 +40,19 @@ class Unrebuildable(Exception):
     """The row stands for no document, as its rest column is not what a rest column is."""
 
 
-class _Fields:
+class _Back:
     """The fields of one (sub)document, from its columns and its rest column."""
 
-    def __init__(self, columns: dict[str, Column], rest: str) -> None:
-        self._rest = rest
-        self._columns: list[tuple[str, str, ColumnType, Callable[[Any], Any] | None]] = [
-            (name, column.path or name, column.type, _BACK.get(column.type))
-            for name, column in columns.items()
+    def __init__(self, fields: Fields) -> None:
+        self._rest = fields.rest
+        self._plans = fields.plans
+        self._columns = [
+            (plan.name, plan.path, plan.give, "." in plan.path)
+            for plan in fields.plans
+            if plan.constant is None and plan.path != ELEMENT
         ]
 
-    def rest(self, row: SourceRow) -> tuple[dict[str, Any], dict[str, Any]]:
+    def rest(self, row: SourceRow) -> tuple[dict[str, Any], Notes]:
         """Return the rest column's fields and its notes, both as they stand there."""
         text = row[self._rest]
         if text is None:
@@ -67,28 +64,22 @@ class _Fields:
         notes = fields.pop(NOTES, _NOTHING)
         if type(notes) is not dict:
             raise Unrebuildable(f"column {self._rest}: {NOTES} is no JSON object")
-        return fields, cast("dict[str, Any]", notes)
+        return fields, cast("Notes", notes)
 
-    def put(self, row: SourceRow, document: Document, notes: dict[str, Any]) -> None:
+    def put(self, row: SourceRow, document: Document, notes: Notes) -> None:
         """Put the columns' values into the document, or the notes' where these still count."""
-        for name, path, type_, back in self._columns:
-            value = row[name]
-            if notes:
-                value = _noted(value, path, type_, back, notes)
-                if value is _MISSING:
-                    continue
-            elif value is None:
+        for name, path, give, deep in self._columns:
+            value = give(row[name], notes)
+            if value is MISSING:
                 continue
-            elif back:
-                value = back(value)
-            if "." in path:
+            if deep:
                 put(document, path, value)
             else:
                 document[path] = value
 
     def untouched(self, row: SourceRow) -> bool:
-        """Whether every column is NULL."""
-        return all(row[column[0]] is None for column in self._columns)
+        """Whether every column holds what it does where there is no field."""
+        return all(plan.untouched(row[plan.name]) for plan in self._plans)
 
 
 def put(document: Document, path: str, value: Any) -> None:
@@ -107,191 +98,100 @@ def _names(rest: dict[str, Any]) -> Document:
     return {name[1:] if name.startswith("$$") else name: from_extended(value) for name, value in rest.items()}
 
 
-def _noted(
-    value: Any, path: str, type_: ColumnType, back: Callable[[Any], Any] | None, notes: dict[str, Any]
-) -> Any:
-    """Return a field's value, given that there are notes, perhaps on it."""
-    note = from_extended(notes[path]) if path in notes else _MISSING
-    if value is None:
-        # NULL: as the mapping left it if that is what it makes of the note.
-        return note if note is _MISSING or note is None or _column_of(note, type_) is None else _MISSING
-    plain = back(value) if back else value
-    if type_ == "jsonb":
-        if note is not _MISSING:
-            return note if note is not None and _is_nearest(plain, note) else plain
-        inside = f"{path}."
-        for at, inner in notes.items():
-            if at.startswith(inside):
-                plain = _annotate(plain, at[len(inside) :].split("."), inner)
-        return plain
-    if note is not _MISSING and note is not None:
-        made = _column_of(note, type_)
-        if made is not None and (Decimal(made) if type_ == "numeric" else made) == value:
-            return note
-    return plain
-
-
-def _column_of(note: Any, type_: ColumnType) -> Any:
-    """Return what the mapping puts into a column beside this note; None for NULL."""
-    if type_ == "jsonb":
-        return values.nearest(note)
-    try:
-        return values.CONVERTERS[type_](note)
-    except values.Inexact as inexact:
-        return inexact.plain
-
-
-def _annotate(root: Any, steps: list[str], note: Any) -> Any:
-    """Put a note's value where its path leads, if its plain form stands there."""
-    place = root
-    *way, last = steps
-    for step in way:
-        place = _inner(place, step)
-    if _is_nearest(_inner(place, last), exact := from_extended(note)):
-        if type(place) is dict:
-            place[_unescaped(last)] = exact
-        else:
-            place[int(last)] = exact
-    return root
-
-
-def _inner(place: Any, step: str) -> Any:
-    if type(place) is dict:
-        return cast("Document", place).get(_unescaped(step), _MISSING)
-    if type(place) is list and step.isascii() and step.isdigit():
-        items = cast("list[Any]", place)
-        return items[int(step)] if int(step) < len(items) else _MISSING
-    return _MISSING
-
-
-def _unescaped(step: str) -> str:
-    return step.replace("~1", ".").replace("~0", "~") if "~" in step else step
-
-
-def _is_nearest(plain: Any, exact: Any) -> bool:
-    """Whether plain JSON is still what the mapping wrote for an exact value."""
-    if plain is _MISSING:
-        return False
-    expected = values.nearest(exact)
-    if type(expected) is float and type(plain) is int:  # jsonb writes large ones in full
-        return Decimal(repr(expected)) == plain
-    return type(plain) is type(expected) and plain == expected
-
-
-def _id(value: UUID) -> UUID | ObjectId:
-    """Return the id that a row id stands for; asyncpg's UUIDs are of a class of their own."""
-    return uuid_to_objectid(value) or UUID(int=value.int)
-
-
-def _datetime(value: datetime) -> datetime:
-    """Return a point in time as BSON has it, in whole milliseconds; asyncpg's infinities become ends."""
-    if value.microsecond % 1000:
-        value = value.replace(microsecond=value.microsecond // 1000 * 1000)
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-_ROUNDING = create_decimal128_context()
-_ROUNDING.clear_traps()
-
-
-def _decimal(value: Decimal) -> Decimal128:
-    """Return a numeric as Decimal128, rounded where that is too narrow.
-
-    numeric has no positive exponents, but asyncpg makes some of trailing zeros: 10000 comes as 1E+4.
-    """
-    sign, digits, exponent = value.as_tuple()
-    if type(exponent) is int and exponent > 0 and len(digits) + exponent <= 34:
-        return Decimal128(Decimal((sign, digits + (0,) * exponent, 0)))
-    return Decimal128(_ROUNDING.create_decimal(value))
-
-
-_WIDE = re.compile(rb"\d{19}")
-
-
-def _json(text: bytes | str) -> Any:
-    """Return jsonb as BSON-able values: an integer beyond 64 bits as a double."""
-    value = orjson.loads(text)
-    if _WIDE.search(text.encode() if isinstance(text, str) else text):
-        return _narrowed(value)
-    return value
-
-
-def _narrowed(value: Any) -> Any:
-    if type(value) is int:
-        return value if -(2**63) <= value < 2**63 else float(value)
-    if type(value) is dict:
-        return {name: _narrowed(item) for name, item in cast("Document", value).items()}
-    if type(value) is list:
-        return [_narrowed(item) for item in cast("list[Any]", value)]
-    return value
-
-
-_BACK: dict[ColumnType, Callable[[Any], Any]] = {
-    "uuid": _id,
-    "timestamptz": _datetime,
-    "numeric": _decimal,
-    "jsonb": _json,
-}
+Position = tuple[int, ...]
+_ByParent = dict[Position, list[SourceRow]]
 
 
 class _Elements:
-    """A child table's rows as an array's elements."""
+    """A child table's rows as an array's elements, with the arrays inside them."""
 
-    def __init__(self, path: str, child: Child) -> None:
+    def __init__(self, path: str, child: Child, scopes: Scopes) -> None:
         self.path = path
-        self._fields = _Fields(child.columns, child.rest)
+        fields = Fields(child.columns, child.rest, (), scopes)
+        self._fields, self._whole = _Back(fields), fields.whole
+        self._only_whole = fields.whole is not None and len(child.columns) == 1 and not child.children
+        self._positions = (*child.parent[1:], child.position)
+        self._below = [_Elements(path, inner, scopes) for path, inner in child.children.items()]
 
-    def array(self, rows: Iterable[SourceRow], notes: dict[str, Any]) -> Any:
-        """Return the array; without rows what the note says, if there is one."""
-        elements = [self._element(row) for row in rows]
-        if elements or self.path not in notes:
-            return elements or _MISSING
-        return from_extended(notes[self.path])
+    def all(self) -> list[_Elements]:
+        """Return this table and those below it, parents first."""
+        return [self, *(one for below in self._below for one in below.all())]
 
-    def _element(self, row: SourceRow) -> Any:
+    def by_parent(self, rows: Iterable[SourceRow]) -> _ByParent:
+        """Return rows by the positions of the element that they lie in."""
+        found: _ByParent = {}
+        above = self._positions[:-1]
+        for row in rows:
+            found.setdefault(tuple(row[name] for name in above), []).append(row)
+        return found
+
+    def put(self, document: Document, at: Position, notes: Notes, rows: dict[_Elements, _ByParent]) -> None:
+        """Put the array into its (sub)document; without rows what the note says, if there is one."""
+        elements = [self._element(row, rows) for row in rows[self].get(at, ())]
+        if elements:
+            put(document, self.path, elements)
+        elif self.path in notes:
+            put(document, self.path, from_extended(notes[self.path]))
+
+    def _element(self, row: SourceRow, rows: dict[_Elements, _ByParent]) -> Any:
         rest, notes = self._fields.rest(row)
-        if WHOLE in rest:
-            whole = rest.pop(WHOLE)
-            if self._fields.untouched(row):
-                return from_extended(whole)
+        if self._whole is not None:
+            value = self._whole.give(row[self._whole.name], notes)
+            if value is not MISSING:
+                return value
+            if self._only_whole:
+                return None
+        elif ELEMENT in notes and self._fields.untouched(row):
+            return from_extended(notes[ELEMENT])
         element = _names(rest)
         self._fields.put(row, element, notes)
+        if self._below:
+            at = tuple(row[name] for name in self._positions)
+            for below in self._below:
+                below.put(element, at, notes, rows)
         return element
 
 
 class Rebuilder:
     """Turns rows of one collection's tables back into documents: `CollectionPlan`'s inverse."""
 
-    def __init__(self, mapping: CollectionMapping) -> None:
-        self._id, self._tenant = mapping.id, mapping.tenant
-        self._fields = _Fields(mapping.columns, mapping.rest)
-        self._arrays = [_Elements(path, child) for path, child in mapping.children.items()]
+    def __init__(
+        self, mapping: CollectionMapping, tenant: str | None = None, scopes: Scopes | None = None
+    ) -> None:
+        self._id, self._scope = mapping.id, tenant
+        source = mapping.tenant
+        self._tenant = (source.column, source.path) if source and source.path not in (None, "_id") else None
+        scopes = scopes or {}
+        self._fields = _Back(Fields(mapping.columns, mapping.rest, (), scopes))
+        self._arrays = [_Elements(path, child, scopes) for path, child in mapping.children.items()]
+        self._all = [one for array in self._arrays for one in array.all()]
 
     def document(self, row: SourceRow, children: Sequence[Iterable[SourceRow]] = ()) -> Document:
-        """Return a row's document. ``children``: rows by position, for each child table in the plan's order.
+        """Return a row's document.
 
+        ``children``: rows of each child table in the plan's order, each ordered by its positions.
         `Unrebuildable` where the rest column of a row is no object with notes.
         """
         rest, notes = self._fields.rest(row)
         document: Document = {"_id": None}
         if rest:
             document |= _names(rest)
-        document["_id"] = _noted_id(row[self._id], "_id", notes)
+        document["_id"] = _noted_id(row[self._id], "_id", notes, self._scope)
         self._fields.put(row, document, notes)
-        for array, rows in zip(self._arrays, children, strict=True):
-            elements = array.array(rows, notes)
-            if elements is not _MISSING:
-                put(document, array.path, elements)
-        if self._tenant.path != "_id":
-            path = self._tenant.path
-            put(document, path, _noted_id(row[self._tenant.column], path, notes))
+        if self._arrays:
+            by_parent = {one: one.by_parent(rows) for one, rows in zip(self._all, children, strict=True)}
+            for array in self._arrays:
+                array.put(document, (), notes, by_parent)
+        if self._tenant is not None:
+            column, path = self._tenant
+            put(document, path, _noted_id(row[column], path, notes, None))
         return document
 
 
-def _noted_id(value: UUID, path: str, notes: dict[str, Any]) -> Any:
+def _noted_id(value: UUID, path: str, notes: Notes, scope: str | None) -> Any:
     """Return the id that a row id was made of, from its note if the row id is still the note's."""
     if path in notes:
         note = from_extended(notes[path])
-        if row_id(note) == value:
+        if row_id(note, scope) == value:
             return note
-    return _id(value)
+    return values.back_to_id(value)

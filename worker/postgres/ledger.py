@@ -57,6 +57,19 @@ async def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, LedgerR
     return {(row[0], row[1]): LedgerRow(row[2], Version(row[3], row[4]), row[5]) for row in rows}
 
 
+_TENANTS = """
+SELECT d.collection_id, d.row_id, d.tenant_id
+FROM unnest($1::smallint[], $2::uuid[]) AS k(collection_id, row_id)
+JOIN crossfade.document d USING (collection_id, row_id) WHERE d.tenant_id IS NOT NULL
+"""
+
+
+async def tenants(connection: Connection, keys: Collection[Key]) -> dict[Key, UUID]:
+    """Return the tenants of these documents, of those that the ledger knows."""
+    rows = await connection.fetch(_TENANTS, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
 _INSERT = """
 INSERT INTO crossfade.document
     (collection_id, row_id, tenant_id, version_time, version_order, state, document_id, batch_id)

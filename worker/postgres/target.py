@@ -6,6 +6,7 @@ batch, and it works under row-level security.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,7 @@ class TargetTable:
 
     def __init__(self, plan: TablePlan) -> None:
         self.name = plan.table
+        self._above = plan.key[:-1]
         names = [_quoted(name) for name in plan.columns]
         key = ", ".join(_quoted(name) for name in plan.key)
         typed = ", ".join(f"{_quoted(name)} {type_}" for name, type_ in plan.columns.items())
@@ -41,9 +43,13 @@ class TargetTable:
             after = ", ".join(f"excluded.{name}" for name in changed)
             # As text: for jsonb 5 and 5.0 are equal, for numeric 1.0 and 1.00, for float8 0 and -0.
             self._upsert += f" WHERE ROW({before})::text IS DISTINCT FROM ROW({after})::text"
+            above = [_quoted(name) for name in plan.key[:-1]]
+            arrays = ["$2::uuid[]", *(f"${n}::integer[]" for n in range(3, len(plan.key) + 2))]
+            same = " AND ".join(f"k.{name} = t.{name}" for name in above)
             self._truncate = (
-                f"DELETE FROM {table} AS t USING unnest($1::uuid[], $2::integer[]) AS k(id, size) "  # noqa: S608
-                f"WHERE t.{first} = k.id AND t.{_quoted(plan.key[1])} >= k.size"
+                f"DELETE FROM {table} AS t WHERE t.{first} = ANY($1::uuid[]) AND NOT EXISTS ("  # noqa: S608
+                f"SELECT FROM unnest({', '.join(arrays)}) AS k({', '.join(above)}, size) "
+                f"WHERE {same} AND t.{_quoted(plan.key[-1])} < k.size)"
             )
         self._delete = f"DELETE FROM {table} WHERE {first} = ANY($1::uuid[])"  # noqa: S608
 
@@ -55,6 +61,10 @@ class TargetTable:
         """Delete all rows of these documents."""
         await connection.execute(self._delete, ids)
 
-    async def truncate_arrays(self, connection: Connection, sizes: dict[UUID, int]) -> None:
-        """Delete the child rows at and beyond each parent's new number of elements."""
-        await connection.execute(self._truncate, list(sizes), list(sizes.values()))
+    async def truncate_arrays(
+        self, connection: Connection, ids: Sequence[UUID], rows: Sequence[dict[str, Any]]
+    ) -> None:
+        """Delete the rows of these documents that lie beyond the end of each array in ``rows``."""
+        sizes = Counter(tuple(row[name] for name in self._above) for row in rows)
+        arrays = [list(column) for column in zip(*sizes, strict=True)] or [[] for _ in self._above]
+        await connection.execute(self._truncate, ids, *arrays, list(sizes.values()))
