@@ -23,36 +23,44 @@ from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
 from examples.spaces.writer import Writer
 from schema import migrate
+from tests.support.same import unequal
 from worker.embedded import Services
+from worker.mapping import Mapping, load
 
 PARTITIONS = 2
-COLLECTIONS = 6
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"
 
 
 class World:
-    """A fresh MongoDB database, PostgreSQL database and set of topics, and the processes between them."""
+    """A fresh MongoDB database, PostgreSQL database and set of topics, and the processes between them.
 
-    def __init__(self, services: Services, directory: Path) -> None:
+    ``mapping`` is a mapping file's text; every NAME in it becomes the world's own.
+    """
+
+    def __init__(self, services: Services, directory: Path, mapping: str) -> None:
         self.name = f"w{uuid4().hex[:10]}"
         self.services, self.directory = services, directory
         self.client = AsyncIOMotorClient(services.mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
         self.ledger = Ledger()
         self.processes: dict[str, asyncio.subprocess.Process] = {}
-        mapping = directory / "mapping.yaml"
-        mapping.write_text(MAPPING.read_text().replace("database: spaces", f"database: {self.name}"))
+        self.mapping_file = directory / "mapping.yaml"
+        self.mapping_file.write_text(mapping.replace("NAME", self.name))
         self.env = {
             **os.environ,
             **services.env(),
             "CROSSFADE_POSTGRES_DSN": services.dsn("crossfade_sync", self.name),
-            "CROSSFADE_MAPPING": str(mapping),
+            "CROSSFADE_MAPPING": str(self.mapping_file),
             "CROSSFADE_TOPIC_PREFIX": self.name,
             "CROSSFADE_APPLY_GROUP": self.name,
             "CROSSFADE_PUBLISHER": self.name,
             "CROSSFADE_TOPIC_PARTITIONS": str(PARTITIONS),
             "CROSSFADE_LOG_FORMAT": "json",
         }
+
+    @property
+    def mapping(self) -> Mapping:
+        return load(self.mapping_file)
 
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.services.dsn("postgres", self.name))
@@ -82,6 +90,7 @@ class World:
     async def settled(self, seconds: float = 90) -> None:
         """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
         marker = await self.mongo.command("serverStatus")
+        collections = len(self.mapping.collections)
         connection = await self.connect()
         try:
             async with asyncio.timeout(seconds):
@@ -90,7 +99,7 @@ class World:
                            crossfade.partition_progress WHERE heartbeat_at IS NOT NULL)
                        AND (SELECT bool_and(copy_state = 'copied') FROM crossfade.collection)""",
                     marker["localTime"],
-                    COLLECTIONS * PARTITIONS,
+                    collections * PARTITIONS,
                 ):
                     await asyncio.sleep(0.1)
                 async with self._consumer() as (consumer, partitions):
@@ -178,12 +187,21 @@ class World:
         finally:
             await connection.close()
 
+    async def unequal(self) -> list[tuple[str, Any, str]]:
+        """Rebuild every document from its rows; return collection, id and fields of those that differ."""
+        connection = await self.connect()
+        try:
+            return await unequal(self.client, connection, self.mapping)
+        finally:
+            await connection.close()
+
     async def assert_nothing_lost(self) -> None:
         """Acknowledged writes are in MongoDB, documents in PostgreSQL, records accounted for."""
         assert await self.ledger.compare(self.mongo) == []
         comparison = await self.compare()
         assert comparison.documents > 0
         assert comparison.equal, comparison.differences
+        assert await self.unequal() == []
         outcomes = "applied + superseded + absent + echo + switched + parked + dead_lettered + control"
         for table in ("batch", "partition_progress"):  # PROTOCOL.md A8
             assert await self.value(
@@ -207,21 +225,28 @@ class World:
 
 
 @asynccontextmanager
-async def world(services: Services, directory: Path) -> AsyncIterator[World]:
-    new = World(services, directory)
+async def world(
+    services: Services, directory: Path, mapping: str = "", target: str | Path | None = "spaces"
+) -> AsyncIterator[World]:
+    """Make a world for the reference application, or for another mapping and its tables."""
+    spaces = MAPPING.read_text().replace("database: spaces", "database: NAME")
+    new = World(services, directory, mapping or spaces)
     admin = await asyncpg.connect(services.postgres_admin_dsn)
     await admin.execute(f'CREATE DATABASE "{new.name}"')
     await admin.close()
     connection = await new.connect()
     await migrate.apply(connection, "control")
-    await migrate.apply(connection, "spaces")
+    if target is not None:
+        await migrate.apply(connection, target)
     await connection.close()
     try:
         yield new
     finally:
         for name in list(new.processes):
             await new.kill(name)
-        await new.client.drop_database(new.name)
+        for name in await new.client.list_database_names():
+            if name.startswith(new.name):
+                await new.client.drop_database(name)
         new.client.close()
 
 

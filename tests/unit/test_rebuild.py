@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,13 +11,12 @@ from uuid import UUID, uuid4
 import bson
 import pytest
 from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
-from bson.binary import UuidRepresentation
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.same import CODEC, assert_same
 from tests.support.stored import RowUUID, stored
 from worker.mapping import CollectionPlan, Rebuilder, Unrebuildable
 from worker.mapping.extended import extended, from_extended
@@ -53,11 +51,6 @@ MAPPING = CollectionMapping.model_validate(
         },
     }
 )
-CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
-    tz_aware=True,
-    uuid_representation=UuidRepresentation.STANDARD,
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
 PLAN, REBUILDER = CollectionPlan(MAPPING), Rebuilder(MAPPING)
 
 
@@ -70,31 +63,6 @@ def through_postgres(document: dict[str, Any]) -> tuple[dict[str, Any], list[lis
 
 def there_and_back(document: dict[str, Any]) -> dict[str, Any]:
     return REBUILDER.document(*through_postgres(document))
-
-
-def told_apart(value: Any) -> Any:
-    """Return a value that equals another's only where the documents are the same but for integers' width."""
-    match value:
-        case bool() | None:
-            return value
-        case int():
-            return ("int", int(value))
-        case float():
-            return ("float", "nan" if math.isnan(value) else repr(value))
-        case dict():
-            return {name: told_apart(item) for name, item in value.items()}
-        case list():
-            return [told_apart(item) for item in value]
-        case DBRef():
-            return ("DBRef", told_apart(dict(value.as_doc())))
-        case Code():
-            return ("Code", str(value), told_apart(value.scope and dict(value.scope)))
-        case _:
-            return (type(value).__name__, value)
-
-
-def assert_same(back: Any, document: Any) -> None:
-    assert told_apart(back) == told_apart(document)
 
 
 ints = st.one_of(

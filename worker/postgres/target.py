@@ -17,7 +17,8 @@ from worker.mapping import TablePlan
 from worker.postgres.connect import Connection
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a checked identifier as SQL reads it."""
     return f'"{name}"'
 
 
@@ -27,12 +28,12 @@ class TargetTable:
     def __init__(self, plan: TablePlan) -> None:
         self.name = plan.table
         self._above = plan.key[:-1]
-        names = [_quoted(name) for name in plan.columns]
-        key = ", ".join(_quoted(name) for name in plan.key)
-        typed = ", ".join(f"{_quoted(name)} {type_}" for name, type_ in plan.columns.items())
-        changed = [_quoted(name) for name in plan.columns if name not in plan.key]
+        names = [quoted(name) for name in plan.columns]
+        key = ", ".join(quoted(name) for name in plan.key)
+        typed = ", ".join(f"{quoted(name)} {type_}" for name, type_ in plan.columns.items())
+        changed = [quoted(name) for name in plan.columns if name not in plan.key]
         assigned = ", ".join(f"{name} = excluded.{name}" for name in changed)
-        table, first = _quoted(plan.table), _quoted(plan.key[0])
+        table, first = quoted(plan.table), quoted(plan.key[0])
         self._upsert = (
             f"INSERT INTO {table} AS t ({', '.join(names)}) "  # noqa: S608 - names are checked identifiers
             f"SELECT {', '.join(names)} FROM jsonb_to_recordset($1::jsonb) AS r({typed}) "
@@ -43,13 +44,13 @@ class TargetTable:
             after = ", ".join(f"excluded.{name}" for name in changed)
             # As text: for jsonb 5 and 5.0 are equal, for numeric 1.0 and 1.00, for float8 0 and -0.
             self._upsert += f" WHERE ROW({before})::text IS DISTINCT FROM ROW({after})::text"
-            above = [_quoted(name) for name in plan.key[:-1]]
+            above = [quoted(name) for name in plan.key[:-1]]
             arrays = ["$2::uuid[]", *(f"${n}::integer[]" for n in range(3, len(plan.key) + 2))]
             same = " AND ".join(f"k.{name} = t.{name}" for name in above)
             self._truncate = (
                 f"DELETE FROM {table} AS t WHERE t.{first} = ANY($1::uuid[]) AND NOT EXISTS ("  # noqa: S608
                 f"SELECT FROM unnest({', '.join(arrays)}) AS k({', '.join(above)}, size) "
-                f"WHERE {same} AND t.{_quoted(plan.key[-1])} < k.size)"
+                f"WHERE {same} AND t.{quoted(plan.key[-1])} < k.size)"
             )
         self._delete = f"DELETE FROM {table} WHERE {first} = ANY($1::uuid[])"  # noqa: S608
 
