@@ -26,13 +26,13 @@ def _hash(mapping: Mapping, name: str) -> str:
     while tenant is not None and tenant.parent is not None:
         above = mapping.collections[tenant.parent.collection]
         tenant = above.tenant
-        told.setdefault("above", []).append(None if tenant is None else tenant.model_dump(mode="json"))
+        told.setdefault("above", []).append(None if tenant is None else tenant.model_dump())
     # Sorted: to write the columns in another order changes no row.
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _dump(one: CollectionMapping) -> dict[str, Any]:
-    return one.model_dump(mode="json", exclude_defaults=True)
+    return one.model_dump(exclude_defaults=True)
 
 
 def _scoped(one: CollectionMapping) -> bool:

@@ -7,11 +7,15 @@ copy's snapshot is newer than whatever the old mapping made, so it replaces ever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from worker.errors import MappingError
+import asyncpg
+
+from worker.errors import MappingError, SchemaError, ServiceUnavailable
 from worker.postgres.connect import Connection
+from worker.postgres.faults import FAULTS, describe
 
 SHARE_CHANGES = "(SELECT changes FROM crossfade.mapping FOR SHARE)"
 """What a batch compares with `Agreed.changes`. Share-locked until its COMMIT: `accept` waits for it, and a
@@ -91,3 +95,23 @@ async def accept(connection: Connection, hashes: Mapping[str, str], chosen: Coll
                 )
             await connection.execute(_CHANGED)
         await connection.execute(_COPY_AGAIN, list(wanted), list(wanted.values()))
+
+
+@contextmanager
+def told_clearly() -> Iterator[None]:
+    """Turn what PostgreSQL may say to a command into one clear line."""
+    try:
+        yield
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError):
+        raise SchemaError(
+            "the database has no control schema, or an older one", remedy="run `crossfade schema apply`"
+        ) from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaError(
+            "the role of CROSSFADE_POSTGRES_DSN may not change schema crossfade",
+            remedy="connect as crossfade_sync",
+        ) from None
+    except FAULTS as error:
+        raise ServiceUnavailable(
+            f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
+        ) from None
