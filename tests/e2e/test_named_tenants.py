@@ -229,6 +229,30 @@ async def test_a_dropped_database_of_one_tenant_is_told_and_its_rows_stay(
         assert await tenants_of(w, "orders") == {row_id("a"): 9, row_id("b"): 9}
 
 
+@pytest.mark.parametrize("by", ["database", "collection"])
+async def test_a_collection_renamed_into_place_is_told_and_a_copy_brings_it(
+    services: Services, tmp_path: Path, by: str
+) -> None:
+    async with named(services, tmp_path, by) as w:
+        await fill(collection(w, by, "a", "customers"), collection(w, by, "a", "orders"), 9)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        orders = collection(w, by, "b", "orders")
+        loading = orders.database["loading"]
+        await loading.insert_many([order(n, id_) for n, id_ in enumerate(ids(9))])
+        await loading.rename(orders.name)
+        log = tmp_path / "publish.log"
+        logical = f"{w.name}_tenant.orders" if by == "database" else f"{w.name}.tenant_orders"
+        told = f"renamed to this name: crossfade copy --collection {logical}"
+        await w.until("told", lambda: told in log.read_text())
+        assert len(await w.unequal()) == 9
+        assert (await once(w, "copy", "--collection", logical, "--yes"))[0] == 0
+        await w.settled()
+        assert await w.unequal() == []
+        assert await tenants_of(w, "orders") == {row_id("a"): 9, row_id("b"): 9}
+
+
 BY_PARENT = """
 version: 1
 database: NAME

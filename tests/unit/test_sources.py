@@ -11,7 +11,6 @@ import pytest
 from topics import Collection
 from worker.mapping import Mapping, hashes
 from worker.mapping.sources import Sources
-from worker.mongo.changes import _name
 
 
 @pytest.mark.parametrize(
@@ -43,16 +42,13 @@ def test_a_namespace_is_found_by_the_nearest_name(
     source = sources.find(namespace)
     assert (source and (source.name, str(source.logical), source.tenant)) == found
     if found:  # what is found is watched
-        one, *_ = sources.names(), None
         outer, inner = namespace.split(".", 1)
-        assert _fits(one[0], outer) and any(_fits(name, inner) for name in one[1])
+        database, collections = sources.names()
+        assert _fits(database, outer) and any(_fits(name, inner) for name in collections)
 
 
 def _fits(name: str | re.Pattern[str], text: str) -> bool:
-    if isinstance(name, str):
-        return name == text
-    regex = _name(name)
-    return re.search(regex.pattern, text, regex.flags) is not None
+    return name == text if isinstance(name, str) else name.fullmatch(text) is not None
 
 
 def test_only_a_name_without_a_place_for_the_tenant_is_one_collection() -> None:

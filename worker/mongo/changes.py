@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from bson import Regex, Timestamp
+from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
@@ -87,14 +87,15 @@ class ChangeStream:
 
 
 def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[str, Any]:
-    database, names = sources.names()
     watched = [
-        {"ns.db": _name(database), "ns.coll": {"$in": [_name(name) for name in names]}},
+        _fits(sources, "ns"),
+        # What a rename makes ours is not in the stream, so it must be told.
+        {"operationType": "rename", **_fits(sources, "to")},
         {"ns.db": heartbeat.DATABASE, "ns.coll": heartbeat.COLLECTION},
     ]
     at = "startAtOperationTime" if isinstance(position, Timestamp) else "resumeAfter"
     stream = {"allChangesForCluster": True, "fullDocument": "whenAvailable", at: position}
-    fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber")
+    fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber", "to")
     project: dict[str, Any] = dict.fromkeys(fields, 1)
     project |= {"ns": {"$concat": ["$ns.db", ".", "$ns.coll"]}, "id": "$documentKey._id"}
     pipeline = [{"$changeStream": stream}, {"$match": {"$or": watched}}, {"$project": project}]
@@ -106,5 +107,21 @@ def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[
     }
 
 
-def _name(name: str | re.Pattern[str]) -> Any:
-    return name if isinstance(name, str) else Regex(f"^{name.pattern}$", "s")
+def _fits(sources: Sources, field: str) -> dict[str, Any]:
+    """Return a filter for the namespaces that the sources fit, and few others."""
+    database, names = sources.names()
+    plain = [name for name in names if isinstance(name, str)]
+    patterns = [name for name in names if not isinstance(name, str)]
+    if isinstance(database, str) and not patterns:
+        return {f"{field}.db": database, f"{field}.coll": {"$in": plain}}
+    # As an expression, for MongoDB 6.0 takes three to five times as long to pass over a foreign event when
+    # it is a regular expression on the field itself.
+    collection = f"${field}.coll"
+    named = [{"$in": [collection, {"$literal": plain}]}, *(_match(collection, one) for one in patterns)]
+    return {"$expr": {"$and": [_match(f"${field}.db", database), {"$or": named}]}}
+
+
+def _match(field: str, name: str | re.Pattern[str]) -> dict[str, Any]:
+    if isinstance(name, str):
+        return {"$eq": [field, {"$literal": name}]}
+    return {"$regexMatch": {"input": field, "regex": f"^{name.pattern}$", "options": "s"}}

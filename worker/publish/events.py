@@ -83,12 +83,10 @@ class EventMaker:
             delete = operation == "delete"
             if target is None or not (delete or operation in _UPSERTS):
                 order.control(time, fields["_id"])
-                if target is not None:
-                    _log.error(
-                        "collection changed as a whole; its rows stay", collection=namespace, change=operation
-                    )
-                elif namespace == heartbeat.NAMESPACE:
+                if namespace == heartbeat.NAMESPACE:
                     self._beat(fields, operation, changes)
+                else:
+                    self._whole(fields, namespace, operation)
                 continue
             id_ = fields["id"]
             key = document_key(id_)
@@ -104,6 +102,18 @@ class EventMaker:
         if operation in _UPSERTS and fields["id"] == self._publisher:
             document = fields.get("fullDocument")
             changes.append(_Change(None, heartbeat.NAMESPACE, b"", None, 0, True, fields, document))
+
+    def _whole(self, fields: RawBSONDocument, namespace: str, operation: str) -> None:
+        """Tell of a collection that changed as a whole, which the stream says nothing more of."""
+        if self._targets.find(namespace) is not None:
+            _log.error("collection changed as a whole; its rows stay", collection=namespace, change=operation)
+        if operation == "rename":
+            renamed = f"{fields['to']['db']}.{fields['to']['coll']}"
+            if target := self._targets.find(renamed):
+                _log.error(
+                    f"a collection was renamed to this name: crossfade copy --collection {target.namespace}",
+                    collection=renamed,
+                )
 
     async def _look_up(
         self, missing: dict[str, dict[bytes, Any]], newest: Timestamp
