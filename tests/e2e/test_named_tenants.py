@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.tables import target
 from tests.support.world import PARTITIONS, World, once, world
 from worker import failpoints
 from worker.embedded import Services
+from worker.embedded.state import free_port
 from worker.mapping import row_id
 
 ORDERS = (
@@ -192,15 +194,24 @@ async def test_one_pair_of_topics_one_line_of_status_and_labels_for_all_tenants(
         code, told = await once(w, "topics", "create")
         assert code == 0 and len(told.splitlines()) == 4, told
         assert f"{w.name}.{w.name}_tenant.orders.copy " in told
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
+        ports = {role: free_port(set()) for role in ("publish", "apply")}
+        for role, port in ports.items():
+            await w.start(role, role, CROSSFADE_METRICS_PORT=str(port))
         await w.settled()
+        for port in ports.values():
+            told = await asyncio.to_thread(_metrics, port)
+            assert f'collection="{w.name}_tenant.orders"' in told and f"{w.name}_a" not in told
         code, told = await once(w, "status")
         assert code == 0 and f"{w.name}_tenant.orders " in told and f"{w.name}_a." not in told, told
         await w.client[f"{w.name}_a"]["orders"].update_one({"_id": 0}, {"$set": {"total": 5}})
         await w.settled()
         code, told = await once(w, "topics", "print", f"{w.name}.{w.name}_tenant.orders", "--from-beginning")
         assert code == 0 and f"{w.name}_a.orders " in told, told
+
+
+def _metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        return reply.read().decode()
 
 
 async def test_a_name_that_nothing_fits_is_told_at_start(services: Services, tmp_path: Path) -> None:
