@@ -17,6 +17,7 @@ import uvloop
 
 import schema.migrate
 from worker import exporter, logs
+from worker.copy_cli import copy
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
@@ -54,6 +55,7 @@ def main() -> None:
 
 main.add_command(dev)
 main.add_command(demo)
+main.add_command(copy)
 main.add_command(status)
 main.add_command(topics)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,9 @@ import click
 import orjson
 
 from topics import Collection, TopicNames
-from worker.errors import CrossfadeError
+from worker.errors import CrossfadeError, MappingError
+from worker.mapping import hashes
+from worker.mapping import load as load_mapping
 from worker.postgres.connect import connect
 from worker.postgres.migration_log import OUTCOMES
 from worker.postgres.standing import CopyStanding, PublisherStanding, Standing, read_standing
@@ -67,9 +70,18 @@ async def _watch(settings: Settings, as_json: bool) -> None:
 async def _look(settings: Settings) -> dict[str, Any]:
     connection = await connect(settings.postgres_dsn.get_secret_value(), "status")
     try:
-        return report(await read_standing(connection), TopicNames(settings.topic_prefix))
+        standing = await read_standing(connection)
+        return report(standing, TopicNames(settings.topic_prefix), _hashes(settings))
     finally:
         connection.terminate()
+
+
+def _hashes(settings: Settings) -> Mapping[str, str] | None:
+    """Return the mapping file's hashes; None without one, which is no reason to tell nothing."""
+    try:
+        return hashes(load_mapping(settings.mapping))
+    except MappingError:
+        return None
 
 
 def _shown(told: dict[str, Any], as_json: bool, *, line: bool = False) -> str:
@@ -78,8 +90,8 @@ def _shown(told: dict[str, Any], as_json: bool, *, line: bool = False) -> str:
     return "\n".join(lines(told))
 
 
-def report(standing: Standing, names: TopicNames) -> dict[str, Any]:
-    """Return what `--json` prints."""
+def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what `--json` prints. ``mapping``: the file's hashes by namespace, where there is a file."""
     beats = [one for one in standing.partitions if one.heartbeat_at is not None]
     oldest = min(beats, key=lambda one: one.heartbeat_at or standing.at, default=None)
     outcomes = {name: sum(one.outcomes[name] for one in standing.partitions) for name in OUTCOMES}
@@ -89,7 +101,7 @@ def report(standing: Standing, names: TopicNames) -> dict[str, Any]:
     return {
         "at": standing.at.isoformat(),
         "collections": [
-            _copy(copy, standing.at, arrived.get(names.copy(Collection.parse(copy.namespace)), 0))
+            _copy(copy, standing.at, arrived.get(names.copy(Collection.parse(copy.namespace)), 0), mapping)
             for copy in standing.copies
         ],
         "publishers": [_publisher(one, standing.at) for one in standing.publishers],
@@ -107,7 +119,9 @@ def report(standing: Standing, names: TopicNames) -> dict[str, Any]:
     }
 
 
-def _copy(copy: CopyStanding, at: datetime, arrived: int) -> dict[str, Any]:
+def _copy(
+    copy: CopyStanding, at: datetime, arrived: int, mapping: Mapping[str, str] | None
+) -> dict[str, Any]:
     rate = eta = None
     if copy.started_at is not None and copy.state in ("copying", "copied"):
         took = ((copy.finished_at or at) - copy.started_at).total_seconds()
@@ -120,6 +134,8 @@ def _copy(copy: CopyStanding, at: datetime, arrived: int) -> dict[str, Any]:
     return {
         "collection": copy.namespace,
         "state": copy.state,
+        "copies": copy.copies,
+        "mapping": _mapping(copy, mapping),
         "copied": copy.copied,
         "estimated": copy.estimated,
         "arrived": arrived,
@@ -128,6 +144,14 @@ def _copy(copy: CopyStanding, at: datetime, arrived: int) -> dict[str, Any]:
         "started_at": copy.started_at and copy.started_at.isoformat(),
         "finished_at": copy.finished_at and copy.finished_at.isoformat(),
     }
+
+
+def _mapping(copy: CopyStanding, mapping: Mapping[str, str] | None) -> str | None:
+    if mapping is None:
+        return None
+    if copy.namespace not in mapping:
+        return "unmapped"
+    return "same" if mapping[copy.namespace] == copy.mapping_hash else "differs"
 
 
 def _publisher(one: PublisherStanding, at: datetime) -> dict[str, Any]:
@@ -153,7 +177,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         [
             (
                 one["collection"],
-                one["state"],
+                _state(one),
                 f"{one['copied']:,}",
                 f"{one['estimated']:,}",
                 "-" if one["rate_per_second"] is None else f"{one['rate_per_second']:,.0f}",
@@ -178,9 +202,26 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"letters  {letters['dead']:,} dead, {letters['parked']:,} parked",
         "tenants  " + (", ".join(f"{n:,} {phase}" for phase, n in told["tenants"].items()) or "none yet"),
     ]
+    for one in told["collections"]:
+        if one["mapping"] == "differs":
+            shown.append(
+                f"mapping  {one['collection']}: not that of its rows: "
+                f"crossfade copy --collection {one['collection']}"
+            )
+        elif one["mapping"] == "unmapped":
+            shown.append(f"mapping  {one['collection']}: no longer mapped; its rows fall behind")
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")
     return shown
+
+
+def _state(one: dict[str, Any]) -> str:
+    """Return a copy's state, with whether rows of an earlier copy are there."""
+    if one["state"] == "copying" and one["copies"] > 1:
+        return "re-copying"
+    if one["state"] == "pending" and one["copies"]:
+        return "re-copy pending"
+    return one["state"]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

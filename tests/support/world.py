@@ -250,13 +250,13 @@ async def world(
         new.client.close()
 
 
-async def once(world: World, role: str, **env: str) -> tuple[int, str]:
-    """Run a role that is expected to end by itself; return its exit code and what it told."""
+async def once(world: World, *command: str, **env: str) -> tuple[int, str]:
+    """Run a command that is expected to end by itself; return its exit code and what it told."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "worker",
-        role,
+        *command,
         env=world.env | env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

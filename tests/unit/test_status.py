@@ -32,9 +32,9 @@ def standing(**changed: object) -> Standing:
     fields: dict[str, Any] = {
         "at": AT,
         "copies": [
-            CopyStanding("s.leads", "copied", 500, 480, ago(100), ago(50)),
-            CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None),
-            CopyStanding("s.users", "pending", 0, 0, None, None),
+            CopyStanding("s.leads", "copied", 500, 480, ago(100), ago(50), 1, "a"),
+            CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None, 2, "b"),
+            CopyStanding("s.users", "pending", 0, 0, None, None, 0, "c"),
         ],
         "publishers": [
             PublisherStanding("default", UUID(int=5), (int(AT.timestamp()) - 3) << 32 | 9, ago(1))
@@ -71,7 +71,7 @@ def test_rate_and_time_left_are_of_the_whole_copy() -> None:
 
 
 def test_a_copy_beyond_its_estimate_has_no_time_left_to_tell() -> None:
-    [one] = told(copies=[CopyStanding("s.pages", "copying", 5000, 4000, ago(10), None)])["collections"]
+    [one] = told(copies=[CopyStanding("s.pages", "copying", 5000, 4000, ago(10), None, 1, "")])["collections"]
     assert one["eta_seconds"] is None and one["rate_per_second"] == 500.0
 
 
@@ -97,10 +97,24 @@ def test_lines_are_aligned_and_short() -> None:
     shown = lines(told())
     table = shown[:4]
     assert len({len(line) for line in table}) == 1
-    assert re.search(r"s\.pages +copying +1,000 +4,000 +100 +30 s +900$", table[2])
+    assert re.search(r"s\.pages +re-copying +1,000 +4,000 +100 +30 s +900$", table[2])
     assert max(map(len, shown)) <= 100
     assert "apply    lag 42 s over 2 partitions, last batch 0.5 s ago" in shown
     assert "letters  2 dead, 0 parked" in shown
+
+
+def test_a_mapping_that_is_not_that_of_the_rows_is_told_with_what_to_do() -> None:
+    all_ = report(standing(), TopicNames(), {"s.leads": "a", "s.pages": "new"})
+    assert [one["mapping"] for one in all_["collections"]] == ["same", "differs", "unmapped"]
+    shown = lines(all_)
+    assert "mapping  s.pages: not that of its rows: crossfade copy --collection s.pages" in shown
+    assert "mapping  s.users: no longer mapped; its rows fall behind" in shown
+    assert [one["mapping"] for one in told()["collections"]] == [None] * 3
+
+
+def test_a_copy_over_rows_that_are_there_is_told_apart_from_the_first() -> None:
+    again = CopyStanding("s.leads", "pending", 0, 0, None, None, 1, "")
+    assert "re-copy pending" in lines(told(copies=[again]))[1]
 
 
 def _keys(value: Any, path: str = "") -> set[str]:

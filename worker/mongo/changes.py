@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from typing import Any, NamedTuple
 
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
-from topics import Collection
+from worker.mapping.sources import Sources
 from worker.mongo import heartbeat
 from worker.mongo.client import RAW, Client
 
@@ -47,13 +47,16 @@ class ChangeStream:
 
     @classmethod
     async def open(
-        cls, client: Client, collections: Iterable[Collection], position: RawBSONDocument | Timestamp
+        cls, client: Client, sources: Sources, position: RawBSONDocument | Timestamp
     ) -> ChangeStream:
-        """Open after a token, or at a clusterTime (inclusive)."""
+        """Open after a token, or at a clusterTime (inclusive), on every collection that the sources fit.
+
+        So a database or collection that comes later is followed from its first document.
+        """
         session = await client.start_session(causal_consistency=False)
         try:
             reply: Any = await client.admin.command(
-                _aggregate(collections, position), codec_options=RAW, session=session
+                _aggregate(sources, position), codec_options=RAW, session=session
             )
         except BaseException:
             await session.end_session()
@@ -83,14 +86,16 @@ class ChangeStream:
         await self._session.end_session()
 
 
-def _aggregate(collections: Iterable[Collection], position: RawBSONDocument | Timestamp) -> dict[str, Any]:
-    names: dict[str, list[str]] = {heartbeat.DATABASE: [heartbeat.COLLECTION]}
-    for collection in collections:
-        names.setdefault(collection.database, []).append(collection.name)
+def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[str, Any]:
+    watched = [
+        _fits(sources, "ns"),
+        # What a rename makes ours is not in the stream, so it must be told.
+        {"operationType": "rename", **_fits(sources, "to")},
+        {"ns.db": heartbeat.DATABASE, "ns.coll": heartbeat.COLLECTION},
+    ]
     at = "startAtOperationTime" if isinstance(position, Timestamp) else "resumeAfter"
     stream = {"allChangesForCluster": True, "fullDocument": "whenAvailable", at: position}
-    watched = [{"ns.db": database, "ns.coll": {"$in": some}} for database, some in names.items()]
-    fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber")
+    fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber", "to")
     project: dict[str, Any] = dict.fromkeys(fields, 1)
     project |= {"ns": {"$concat": ["$ns.db", ".", "$ns.coll"]}, "id": "$documentKey._id"}
     pipeline = [{"$changeStream": stream}, {"$match": {"$or": watched}}, {"$project": project}]
@@ -100,3 +105,23 @@ def _aggregate(collections: Iterable[Collection], position: RawBSONDocument | Ti
         "cursor": {"batchSize": 0},
         "readConcern": {"level": "majority"},
     }
+
+
+def _fits(sources: Sources, field: str) -> dict[str, Any]:
+    """Return a filter for the namespaces that the sources fit, and few others."""
+    database, names = sources.names()
+    plain = [name for name in names if isinstance(name, str)]
+    patterns = [name for name in names if not isinstance(name, str)]
+    if isinstance(database, str) and not patterns:
+        return {f"{field}.db": database, f"{field}.coll": {"$in": plain}}
+    # As an expression, for MongoDB 6.0 takes three to five times as long to pass over a foreign event when
+    # it is a regular expression on the field itself.
+    collection = f"${field}.coll"
+    named = [{"$in": [collection, {"$literal": plain}]}, *(_match(collection, one) for one in patterns)]
+    return {"$expr": {"$and": [_match(f"${field}.db", database), {"$or": named}]}}
+
+
+def _match(field: str, name: str | re.Pattern[str]) -> dict[str, Any]:
+    if isinstance(name, str):
+        return {"$eq": [field, {"$literal": name}]}
+    return {"$regexMatch": {"input": field, "regex": f"^{name.pattern}$", "options": "s"}}

@@ -16,7 +16,10 @@ from worker.postgres.migration_log import OUTCOMES
 
 
 class CopyStanding(NamedTuple):
-    """A collection's copy. ``copied``: documents that Kafka has; ``estimated``: held when the copy began."""
+    """A collection's copy. ``copied``: documents that Kafka has; ``estimated``: held when the copy began.
+
+    ``copies`` counts the copies that have begun, ``mapping_hash`` is that of the rows' mapping.
+    """
 
     namespace: str
     state: str
@@ -24,6 +27,8 @@ class CopyStanding(NamedTuple):
     estimated: int
     started_at: datetime | None
     finished_at: datetime | None
+    copies: int
+    mapping_hash: str
 
 
 class PublisherStanding(NamedTuple):
@@ -62,7 +67,7 @@ class Standing:
 
 _NOW = "SELECT clock_timestamp()"
 _COPIES = """
-SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at
+SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at, copies, mapping_hash
 FROM crossfade.collection ORDER BY namespace
 """
 _PUBLISHERS = (
