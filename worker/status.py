@@ -103,6 +103,7 @@ def report(standing: Standing, names: TopicNames) -> dict[str, Any]:
             "outcomes": outcomes,
         },
         "dead_letters": {state: standing.dead_letters.get(state, 0) for state in _LETTERS},
+        "tenant_unknown": standing.tenant_unknown,
         "tenants": dict(sorted(standing.tenants.items())),
     }
 
@@ -178,6 +179,11 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"letters  {letters['dead']:,} dead, {letters['parked']:,} parked",
         "tenants  " + (", ".join(f"{n:,} {phase}" for phase, n in told["tenants"].items()) or "none yet"),
     ]
+    if told["tenant_unknown"]:
+        shown.append(
+            f"{told['tenant_unknown']:,} of the dead letters: tenant unknown: blocks every tenant's cutover "
+            "(crossfade dead-letters list --tenant unknown)"
+        )
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")
     return shown

@@ -13,6 +13,7 @@ import structlog
 
 from topics import Collection, TopicNames, declare
 from worker import failpoints
+from worker.apply import letters
 from worker.apply.batch import Item, Mapped, read
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
@@ -22,8 +23,9 @@ from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import CollectionPlan, load
 from worker.mapping import Mapping as MappingFile
-from worker.postgres import migration_log
+from worker.postgres import dead_letters, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.constraints import Constraints, skipped_by_replica
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
@@ -32,6 +34,8 @@ from worker.settings import Settings
 _log = structlog.get_logger()
 RETRY_EVERY = 0.5  # seconds between looks for parked events whose time has come
 PARKED_AT_ONCE = 500
+PARKED_BYTES = 16 * 1024 * 1024  # of their events, beyond the first
+OVERTAKEN_EVERY = 30.0  # seconds between looks for letters that another worker overtook
 STOP_WITHIN = 8.0  # seconds for Faust to leave its group
 # A transaction costs some milliseconds of CPU over all processes, however few its events: when they come
 # singly, one is begun every 10 ms at most.
@@ -59,6 +63,7 @@ class ApplyWorker:
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._connection: asyncpg.Connection | None = None
+        self._overtaken_at = 0.0
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
         self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
         self.observed = Observed(self._namespaces)
@@ -77,7 +82,9 @@ class ApplyWorker:
                     MappingFile.hash_of(self._mapping.collections[collection.name]),
                 )
                 self._collections[collection] = Mapped(number, plan)
-            replica = await self._may_skip_triggers(connection)
+            tables = [t for plan in plans.values() for t in (plan.table, *plan.children)]
+            replica = await self._may_be_replica(connection, [table.table for table in tables])
+            constraints = await Constraints.read(connection, tables, foreign_keys=not replica)
         except (
             asyncpg.UndefinedTableError,
             asyncpg.InvalidSchemaNameError,
@@ -87,11 +94,10 @@ class ApplyWorker:
                 "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
                 remedy="run `crossfade schema apply --target spaces`",
             ) from None
-        tables = [t for plan in plans.values() for t in (plan.table, *plan.children)]
-        self._writer = BatchWriter([TargetTable(table) for table in tables], replica=replica)
+        self._writer = BatchWriter([TargetTable(table) for table in tables], constraints, replica=replica)
         _log.info("apply ready", collections=len(plans), replication_role="replica" if replica else "origin")
 
-    async def _may_skip_triggers(self, connection: asyncpg.Connection) -> bool:
+    async def _may_be_replica(self, connection: asyncpg.Connection, tables: list[str]) -> bool:
         wanted = self._settings.replication_role
         if wanted == "origin":
             return False
@@ -104,6 +110,12 @@ class ApplyWorker:
                 remedy="GRANT SET ON PARAMETER session_replication_role TO crossfade_sync, or set "
                 "CROSSFADE_REPLICATION_ROLE=auto",
             )
+        if may and (skipped := await skipped_by_replica(connection, tables)):
+            fault = "session_replication_role = replica would skip unique constraints that are deferrable"
+            if wanted == "replica":
+                raise SchemaError(fault, remedy=f"as a superuser: {'; '.join(skipped)}")
+            _log.warning(f"{fault}: not using it", statements=skipped)
+            return False
         return bool(may)
 
     async def take(self, event: Any) -> None:
@@ -245,12 +257,19 @@ class ApplyWorker:
     async def _retry_parked(self) -> None:
         connection = self._connected()
         async with connection.transaction():
-            parked = await migration_log.take_parked(connection, PARKED_AT_ONCE)
+            if SYSTEM_CLOCK.monotonic() >= self._overtaken_at:
+                await letters.close_overtaken(connection)
+                self._overtaken_at = SYSTEM_CLOCK.monotonic() + OVERTAKEN_EVERY
+            parked = await dead_letters.take_parked(
+                connection,
+                most=PARKED_AT_ONCE,
+                size=PARKED_BYTES,
+                overdue_after=self._settings.parked_within,
+            )
             if not parked:
                 return
             items = [
-                read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._collections)
-                for p in parked
+                read(Item(p.topic, p.partition, p.offset, p.event, p), self._collections) for p in parked
             ]
             tallies = await self._writer.write(connection, items, source="retry")
         self.observed.retried_parked(tallies)

@@ -180,6 +180,10 @@ class CollectionPlan:
         self._fields.finish(left, row, notes)
         return Rows(own, tenant, kept, row, children)
 
+    def tenant(self, document: dict[str, Any]) -> UUID:
+        """Return the tenant of a document whose rows cannot be had; `Unmappable` where it cannot be told."""
+        return self._tenant(document, dict(document), {})
+
     def _tenant(self, document: dict[str, Any], left: dict[str, Any], notes: dict[str, Any]) -> UUID:
         path = self._mapping.tenant.path
         value = document["_id"] if path == "_id" else _pop(left, path)
