@@ -99,8 +99,12 @@ def _verdict(item: Item, tenant: UUID | None) -> dict[str, Any]:
     state = _STATES.get(item.outcome or Outcome.APPLIED)
     verdict: dict[str, Any] = {"id": item.parked.dead_letter_id, "state": state or "healed"}
     if state is not None:
-        row_id = item.key[1] if item.key else None
-        verdict |= {"kind": item.kind, "reason": item.reason, "tenant_id": tenant, "row_id": row_id}
+        verdict |= {
+            "kind": item.kind,
+            "reason": item.reason,
+            "tenant_id": tenant and str(tenant),  # the driver's UUIDs are not the encoder's
+            "row_id": item.key and str(item.key[1]),
+        }
     return verdict
 
 

@@ -1,0 +1,350 @@
+"""What could not be applied: found, told, tried again, closed, and never in the way of anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from bson import ObjectId
+from click.testing import CliRunner
+
+from tests.support.world import World, once, world
+from worker.cli import main
+from worker.embedded import Services
+from worker.mapping import row_id
+
+STANDING = "SELECT count(*) FROM crossfade.dead_letter WHERE state IN ('dead', 'parked')"
+
+
+async def command(w: World, *arguments: str) -> tuple[int, str, str]:
+    """Run a command in a thread of this process: starting Python takes longer than what it does."""
+    done = await asyncio.to_thread(CliRunner().invoke, main, ["dead-letters", *arguments], env=w.env)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+async def told(w: World, *arguments: str) -> Any:
+    code, out, err = await command(w, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+async def letters(w: World) -> list[asyncpg.Record]:
+    connection = await w.connect()
+    try:
+        return await connection.fetch("SELECT * FROM crossfade.dead_letter ORDER BY dead_letter_id")
+    finally:
+        await connection.close()
+
+
+def edit(w: World, before: str, after: str) -> None:
+    mapping = Path(w.env["CROSSFADE_MAPPING"])
+    text = mapping.read_text()
+    assert before in text
+    mapping.write_text(text.replace(before, after))
+
+
+async def running(w: World, **env: str) -> None:
+    await w.start("publish", "publish")
+    await w.start("apply", "apply", **env)
+    await w.settled()
+
+
+async def test_replay_after_the_mapping_was_mended_and_newer_events_leave_nothing_standing(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(300)
+        edit(w, "title: {type: text", "title: {path: heading, type: text")
+        await running(w)
+        pages = await w.mongo["pages"].find().sort("_id", 1).to_list(None)
+        found = await told(w, "list", "--collection", "pages", "--limit", "5")
+        assert found["counts"] == {"dead": len(pages), "parked": 0} and len(found["letters"]) == 5
+        assert {one["tenant"] for one in found["letters"]} <= {str(page["tenantId"]) for page in pages}
+        assert await told(w, "list", "--kind", "tenant") == {
+            "letters": [],
+            "counts": {"dead": 0, "parked": 0},
+            "tenant_unknown": 0,
+        }
+        one = found["letters"][0]
+        other = next(page for page in pages if str(row_id(page["_id"])) != one["row_id"])
+        await w.mongo["pages"].delete_one({"_id": other["_id"]})
+        await w.settled()
+        closed = "SELECT count(*) FROM crossfade.dead_letter WHERE state = 'healed' AND row_id = $1"
+        assert await w.value(closed, row_id(other["_id"])) == 1  # a delete is newer too
+
+        again = await told(w, "replay", str(one["dead_letter_id"]))
+        assert again == {"replayed": [one["dead_letter_id"]], "unchanged": {}}
+        await w.settled()  # nothing is parked: the mapping of apply is the wrong one still
+        assert (await told(w, "show", str(one["dead_letter_id"])))["state"] == "dead"
+
+        edit(w, "title: {path: heading, type: text", "title: {type: text")
+        assert await w.stop("apply") == 0
+        await w.start("apply", "apply")
+        newer = pages[0]["_id"] if pages[0]["_id"] != other["_id"] else pages[1]["_id"]
+        await w.mongo["pages"].update_one({"_id": newer}, {"$set": {"title": "newer"}})
+        await w.settled()
+        assert await w.value(closed, row_id(newer)) == 1
+        replayed = await told(w, "replay", "--all", "--kind", "mapping", "--collection", f"{w.name}.pages")
+        assert len(replayed["replayed"]) == len(pages) - 2
+        await w.settled()
+        assert await w.value(STANDING) == 0
+        await w.assert_nothing_lost()
+
+        shown = await told(w, "show", str(one["dead_letter_id"]))
+        assert shown["state"] == "healed" and "document" not in shown
+        assert [did["action"] for did in shown["audit"]] == ["dead-letters replay"] * 2
+        assert {did["database_user"] for did in shown["audit"]} == {"crossfade_sync"}
+        assert await told(w, "replay", str(one["dead_letter_id"])) == {
+            "replayed": [],
+            "unchanged": {str(one["dead_letter_id"]): "healed"},
+        }
+
+
+async def test_records_read_again_and_orders_within_one_batch_leave_no_letter_that_something_newer_made_good(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(200)
+        await running(w)
+        assert await w.stop("apply") == 0
+        pages = w.mongo["pages"]
+        before = await pages.find().to_list(4)
+        [good_last, bad_last, dies, stays] = [page["_id"] for page in before]
+        for page, titles in zip(before, ([7, "good"], ["good", 7], [7], [7]), strict=True):
+            for title in titles:  # replaced: an update's event may already show the next one's state
+                await pages.replace_one({"_id": page["_id"]}, {**page, "title": title})
+        await pages.delete_one({"_id": dies})
+        await w.start("apply", "apply")
+        await w.settled()
+        assert {letter["row_id"] for letter in await letters(w)} == {
+            row_id(bad_last),
+            row_id(stays),
+        }
+        assert await w.value("SELECT title FROM pages WHERE id = $1", row_id(good_last)) == "good"
+        assert await w.value("SELECT title FROM pages WHERE id = $1", row_id(bad_last)) == "good"
+
+        for page in (bad_last, stays):
+            await pages.update_one({"_id": page}, {"$set": {"title": "mended"}})
+        await w.settled()
+        assert [letter["state"] for letter in await letters(w)] == ["healed", "healed"]
+        await w.send_again(lambda topic: "pages" in topic)
+        # And the same records once more, at their own offsets.
+        assert await w.stop("apply") == 0
+        connection = await w.connect()
+        await connection.execute("UPDATE crossfade.partition_progress SET next_offset = 0")
+        await connection.close()
+        await w.start("apply", "apply", CROSSFADE_APPLY_GROUP=f"{w.name}-2")
+        await w.settled()
+        assert [letter["state"] for letter in await letters(w)] == ["healed", "healed"]
+        await w.assert_nothing_lost()
+
+
+async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrites_the_other(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(100)
+        leads = w.mongo["leads"]
+        lead = {k: v for k, v in (await leads.find_one()).items() if k != "_id"}
+        oid, late = ObjectId(), ObjectId()
+        await leads.insert_one({"_id": "a string", **lead, "name": "string"})
+        await leads.insert_one({"_id": oid, **lead, "name": "objectid"})
+        await running(w)
+        assert await w.stop("apply") == 0
+        strangers = [row_id("a string"), row_id(oid), row_id(late), row_id("another")]
+        await leads.insert_one({"_id": strangers[0], **lead, "name": "stranger"})
+        await leads.insert_one({"_id": strangers[1], **lead, "name": "stranger"})
+        await leads.insert_one({"_id": strangers[2], **lead, "name": "first"})
+        await leads.insert_one({"_id": late, **lead, "name": "second"})
+        await leads.insert_one({"_id": "another", **lead, "name": "first"})
+        await leads.insert_one({"_id": strangers[3], **lead, "name": "second"})
+        await leads.update_one({"_id": "a string"}, {"$set": {"name": "string, newer"}})
+        await w.start("apply", "apply")
+        await w.settled()
+        names = "SELECT name FROM leads WHERE id = $1"
+        assert await w.value(names, strangers[0]) == "string, newer"
+        assert await w.value(names, strangers[1]) == "objectid"
+        for both_new in strangers[2:]:  # in partitions of their own: either may be read first
+            assert await w.value(names, both_new) in ("first", "second")
+        assert [(letter["kind"], letter["state"]) for letter in await letters(w)] == [
+            ("collision", "dead")
+        ] * 4
+        await leads.delete_one({"_id": strangers[0]})
+        await leads.delete_one({"_id": oid})
+        await w.settled()
+        assert await w.value(names, strangers[0]) == "string, newer"
+        assert await w.value("SELECT count(*) FROM leads WHERE id = $1", strangers[1]) == 0
+        await leads.update_one({"_id": strangers[1]}, {"$set": {"name": "stranger, newer"}})  # a tombstone's
+        await w.settled()
+        assert len(await letters(w)) == 6
+        assert await w.value("SELECT count(*) FROM leads WHERE id = $1", strangers[1]) == 0
+        assert await w.value(STANDING + " AND kind = 'collision'") == 6
+        numbers = [1, 2.0]  # one id in MongoDB, whatever its type
+        for number in numbers:
+            await leads.insert_one({"_id": number, **lead, "name": "number"})
+        await leads.delete_one({"_id": 1.0})
+        await leads.insert_one({"_id": 1.0, **lead, "name": "double"})
+        await w.settled()
+        assert await w.value(names, row_id(1)) == "double"
+        assert len(await letters(w)) == 6
+
+
+async def test_a_trigger_that_fails_on_one_document_stops_that_document_alone(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(200)
+        await running(w, CROSSFADE_REPLICATION_ROLE="origin")
+        assert await w.stop("apply") == 0
+        lead = await w.mongo["leads"].find_one()
+        generator = random.Random(1)
+        words = " ".join(f"{generator.getrandbits(64):x}" for _ in range(90_000))  # a vector over 1 MB
+        await w.mongo["leads"].update_many({}, {"$set": {"phone": "1"}})
+        await w.mongo["leads"].update_one({"_id": lead["_id"]}, {"$set": {"name": words}})
+        await w.start("apply", "apply", CROSSFADE_REPLICATION_ROLE="origin")
+        await w.settled()
+        dead = [letter for letter in await letters(w) if letter["state"] == "dead"]
+        assert {(letter["row_id"], letter["kind"]) for letter in dead} == {(row_id(lead["_id"]), "data")}
+        assert all("54000" in one["reason"] and words[:16] not in one["reason"] for one in dead)
+        [difference] = (await w.compare()).differences
+        assert (difference.id, difference.kind) == (lead["_id"], "different") and "name" in difference.paths
+
+
+async def test_a_document_of_no_known_tenant_is_told_to_hold_back_all(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(100)
+        lost, known = [page["_id"] for page in await w.mongo["pages"].find().to_list(2)]
+        await w.mongo["pages"].update_one({"_id": lost}, {"$unset": {"tenantId": 1}})
+        await w.mongo["pages"].update_one({"_id": known}, {"$set": {"title": {"secret": "word"}}})
+        await running(w)
+        found = await told(w, "list", "--tenant", "unknown")
+        assert [(one["kind"], one["tenant"], one["row_id"]) for one in found["letters"]] == [
+            ("tenant", None, str(row_id(lost)))
+        ]
+        assert found["tenant_unknown"] == 1 == (await w.value(STANDING)) - 1
+        blocks = "tenant unknown: blocks every tenant's cutover"
+        _, out, _ = await command(w, "list")
+        assert out.count(blocks) == 2 and "secret" not in out and "2 dead, 0 parked" in out
+        code, status = await once(w, "status")
+        assert code == 0 and blocks in status
+
+        [other] = (await told(w, "list", "--kind", "mapping"))["letters"]
+        number = str(other["dead_letter_id"])
+        for arguments in ((), ("--json",)):
+            assert "secret" not in (await command(w, "show", number, *arguments))[1]
+            assert "secret" in (await command(w, "show", number, "--document", *arguments))[1]
+        assert (await command(w, "discard", number))[0] == 2
+        assert (await command(w, "discard", number, "--reason", " "))[0] == 2
+        assert (await command(w, "replay"))[0] == 2
+        assert (await command(w, "show", "999"))[0] == 2
+        assert (await command(w, "discard", number, "999", "--reason", "x"))[0] == 2
+        assert (await told(w, "show", number))["state"] == "dead"
+        await told(w, "discard", number, "--reason", "a test page")
+        assert await told(w, "discard", number, "--reason", "again") == {
+            "discarded": [],
+            "unchanged": {number: "discarded"},
+        }
+        [did] = (await told(w, "show", number))["audit"]
+        assert (did["action"], did["reason"]) == ("dead-letters discard", "a test page")
+        assert did["os_user"] and did["at"]
+
+        sync = await asyncpg.connect(w.env["CROSSFADE_POSTGRES_DSN"])
+        for statement in (
+            "UPDATE crossfade.audit SET reason = ''",
+            "DELETE FROM crossfade.audit",
+            "INSERT INTO crossfade.audit (at, os_user, action, subject) VALUES (now(), 'b', '', '1')",
+            "INSERT INTO crossfade.audit (database_user, os_user, action, subject) "
+            "VALUES ('a', 'b', '', '1')",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await sync.execute(statement)
+        await sync.close()
+
+
+async def test_a_letter_that_apply_heals_meanwhile_is_not_discarded(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(100)
+        await w.mongo["pages"].update_one({}, {"$set": {"title": 7}})
+        await running(w)
+        [letter] = await letters(w)
+        number = letter["dead_letter_id"]
+        connection = await w.connect()
+        async with connection.transaction():
+            await connection.execute(
+                "UPDATE crossfade.dead_letter SET state = 'healed' WHERE dead_letter_id = $1", number
+            )
+            discarding = asyncio.create_task(told(w, "discard", str(number), "--reason", "late"))
+            await w.until_value(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND application_name = 'crossfade dead-letters'",
+                1,
+            )
+        assert await discarding == {"discarded": [], "unchanged": {str(number): "healed"}}
+        assert await w.value("SELECT count(*) FROM crossfade.audit") == 0
+        await connection.close()
+
+
+@pytest.mark.parametrize("role", ["replica", "origin"])
+async def test_what_will_never_fit_is_parked_for_a_bounded_time_and_holds_up_no_chain_that_does(
+    services: Services, tmp_path: Path, role: str
+) -> None:
+    """A duplicate, and an orphan where foreign keys are checked, beside rows that only fit together."""
+    async with world(services, tmp_path) as w:
+        await w.load(300)
+        await w.mongo["users"].drop_indexes()  # MongoDB lets duplicates in, PostgreSQL does not
+        within = "20" if role == "origin" else "4"
+        env = {"CROSSFADE_REPLICATION_ROLE": role, "CROSSFADE_PARKED_WITHIN": within}
+        await running(w, **env)
+        tenant = (await w.mongo["users"].find_one())["tenantId"]
+        users = await w.mongo["users"].find({"tenantId": tenant}).sort("_id", 1).to_list(6)
+        page = await w.mongo["pages"].find_one({"tenantId": tenant})
+        await w.mongo["users"].update_one({"_id": users[4]["_id"]}, {"$set": {"email": users[5]["email"]}})
+        unfit = {users[4]["_id"]: "unique"}
+        if role == "origin":
+            await w.mongo["pages"].update_one({"_id": page["_id"]}, {"$set": {"authorId": uuid4()}})
+            unfit[page["_id"]] = "foreign_key"
+        await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE attempts > 3", len(unfit))
+        heir = await chain(w, users[0])
+        await w.until_value(f"SELECT count(*) FROM users WHERE id = '{heir}'", 1, seconds=15)
+        if role == "origin":
+            parked = "SELECT count(*) FROM crossfade.dead_letter WHERE state = 'parked'"
+            assert await w.value(parked) == len(unfit)
+        await w.settled()
+        standing = [letter for letter in await letters(w) if letter["state"] == "dead"]
+        assert {letter["row_id"]: letter["kind"] for letter in standing} == {
+            row_id(id_): kind for id_, kind in unfit.items()
+        }
+        for letter in standing:
+            named = {"unique": "unique_email_per_tenant", "foreign_key": "pages_author_id_fkey"}
+            assert named[letter["kind"]] in letter["reason"] and "tries" in letter["reason"]
+            assert letter["first_seen_at"] and letter["attempts"] > 3
+        assert {one.id for one in (await w.compare()).differences} == set(unfit)
+
+        await w.mongo["users"].update_one({"_id": users[5]["_id"]}, {"$set": {"email": "free@x.io"}})
+        await w.settled()
+        duplicate = next(one["dead_letter_id"] for one in standing if one["kind"] == "unique")
+        await told(w, "replay", str(duplicate))
+        await w.settled()
+        assert (await told(w, "show", str(duplicate)))["state"] == "healed"
+
+
+async def chain(w: World, user: dict[str, Any]) -> UUID:
+    """Let another user take a user's email and place, each change on its own; return the new one."""
+    heir = uuid4()
+    await w.mongo["users"].delete_one({"_id": user["_id"]})
+    await w.mongo["users"].insert_one({**user, "_id": heir})
+    for name, field in (("pages", "authorId"), ("leads", "assignedTo"), ("passwords", "userId")):
+        for one in await w.mongo[name].find({field: user["_id"]}).to_list(None):
+            await w.mongo[name].update_one({"_id": one["_id"]}, {"$set": {field: heir}})
+    return heir
