@@ -14,6 +14,7 @@ import pytest
 from bson import ObjectId
 from click.testing import CliRunner
 
+from examples.spaces.oracle import Difference
 from tests.support.world import World, once, world
 from worker.cli import main
 from worker.embedded import Services
@@ -115,9 +116,9 @@ async def test_records_read_again_and_orders_within_one_batch_leave_no_letter_th
         await running(w)
         assert await w.stop("apply") == 0
         pages = w.mongo["pages"]
-        before = await pages.find().to_list(4)
-        [good_last, bad_last, dies, stays] = [page["_id"] for page in before]
-        for page, titles in zip(before, ([7, "good"], ["good", 7], [7], [7]), strict=True):
+        before = await pages.find().to_list(5)
+        [good_last, bad_last, dies, stays, given_up] = [page["_id"] for page in before]
+        for page, titles in zip(before, ([7, "good"], ["good", 7], [7], [7], [7]), strict=True):
             for title in titles:  # replaced: an update's event may already show the next one's state
                 await pages.replace_one({"_id": page["_id"]}, {**page, "title": title})
         await pages.delete_one({"_id": dies})
@@ -126,6 +127,7 @@ async def test_records_read_again_and_orders_within_one_batch_leave_no_letter_th
         assert {letter["row_id"] for letter in await letters(w)} == {
             row_id(bad_last),
             row_id(stays),
+            row_id(given_up),
         }
         assert await w.value("SELECT title FROM pages WHERE id = $1", row_id(good_last)) == "good"
         assert await w.value("SELECT title FROM pages WHERE id = $1", row_id(bad_last)) == "good"
@@ -133,17 +135,30 @@ async def test_records_read_again_and_orders_within_one_batch_leave_no_letter_th
         for page in (bad_last, stays):
             await pages.update_one({"_id": page}, {"$set": {"title": "mended"}})
         await w.settled()
-        assert [letter["state"] for letter in await letters(w)] == ["healed", "healed"]
+        [discarded] = (await told(w, "list"))["letters"]
+        assert discarded["row_id"] == str(row_id(given_up))
+        await told(w, "discard", str(discarded["dead_letter_id"]), "--reason", "a test")
+        expected = {row_id(bad_last): "healed", row_id(stays): "healed", row_id(given_up): "discarded"}
+        assert {letter["row_id"]: letter["state"] for letter in await letters(w)} == expected
+        # All records again, behind the others: what nothing newer has made good is dead once more.
         await w.send_again(lambda topic: "pages" in topic)
-        # And the same records once more, at their own offsets.
+        await w.settled()
+        [again] = (await told(w, "list"))["letters"]
+        assert again["row_id"] == str(row_id(given_up))
+        await told(w, "discard", str(again["dead_letter_id"]), "--reason", "a test")
+        # The same records at their own offsets; and a letter that another worker overtook unseen.
         assert await w.stop("apply") == 0
         connection = await w.connect()
         await connection.execute("UPDATE crossfade.partition_progress SET next_offset = 0")
+        await connection.execute(
+            "UPDATE crossfade.dead_letter SET state = 'dead' WHERE row_id = $1", row_id(stays)
+        )
         await connection.close()
         await w.start("apply", "apply", CROSSFADE_APPLY_GROUP=f"{w.name}-2")
         await w.settled()
-        assert [letter["state"] for letter in await letters(w)] == ["healed", "healed"]
-        await w.assert_nothing_lost()
+        assert await w.value(STANDING) == 0
+        assert {letter["row_id"]: letter["state"] for letter in await letters(w)} == expected
+        assert (await w.compare()).differences == [Difference("pages", given_up, "different", ("title",))]
 
 
 async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrites_the_other(
@@ -166,6 +181,8 @@ async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrit
         await leads.insert_one({"_id": "another", **lead, "name": "first"})
         await leads.insert_one({"_id": strangers[3], **lead, "name": "second"})
         await leads.update_one({"_id": "a string"}, {"$set": {"name": "string, newer"}})
+        await leads.insert_one({"_id": "brief", **lead, "name": "brief"})
+        await leads.delete_one({"_id": "brief"})  # a tombstone is all that the ledger ever has of it
         await w.start("apply", "apply")
         await w.settled()
         names = "SELECT name FROM leads WHERE id = $1"
@@ -191,7 +208,9 @@ async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrit
             await leads.insert_one({"_id": number, **lead, "name": "number"})
         await leads.delete_one({"_id": 1.0})
         await leads.insert_one({"_id": 1.0, **lead, "name": "double"})
+        await leads.insert_one({"_id": "brief", **lead, "name": "again"})
         await w.settled()
+        assert await w.value(names, row_id("brief")) == "again"
         assert await w.value(names, row_id(1)) == "double"
         assert len(await letters(w)) == 6
 
@@ -348,3 +367,26 @@ async def chain(w: World, user: dict[str, Any]) -> UUID:
         for one in await w.mongo[name].find({field: user["_id"]}).to_list(None):
             await w.mongo[name].update_one({"_id": one["_id"]}, {"$set": {field: heir}})
     return heir
+
+
+async def test_a_replica_session_that_would_let_duplicates_in_is_not_used(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        trigger = await w.value(
+            "SELECT g.tgname FROM pg_trigger g JOIN pg_constraint c ON c.oid = g.tgconstraint "
+            "WHERE c.conname = 'unique_email_per_tenant'"
+        )
+        connection = await w.connect()
+        await connection.execute(f'ALTER TABLE users ENABLE TRIGGER "{trigger}"')  # as a restored dump has it
+        await connection.close()
+        code, output = await once(w, "apply", CROSSFADE_REPLICATION_ROLE="replica")
+        assert code == 2 and f'ALTER TABLE users ENABLE ALWAYS TRIGGER "{trigger}"' in output
+        await w.load(100)
+        await running(w)
+        assert '"replication_role": "origin"' in log(w, "apply")
+        await w.assert_nothing_lost()
+
+
+def log(w: World, name: str) -> str:
+    return (w.directory / f"{name}.log").read_text()
