@@ -181,8 +181,6 @@ async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrit
         await leads.insert_one({"_id": "another", **lead, "name": "first"})
         await leads.insert_one({"_id": strangers[3], **lead, "name": "second"})
         await leads.update_one({"_id": "a string"}, {"$set": {"name": "string, newer"}})
-        await leads.insert_one({"_id": "brief", **lead, "name": "brief"})
-        await leads.delete_one({"_id": "brief"})  # a tombstone is all that the ledger ever has of it
         await w.start("apply", "apply")
         await w.settled()
         names = "SELECT name FROM leads WHERE id = $1"
@@ -203,9 +201,12 @@ async def test_two_documents_with_one_row_id_are_told_apart_and_neither_overwrit
         assert len(await letters(w)) == 6
         assert await w.value("SELECT count(*) FROM leads WHERE id = $1", strangers[1]) == 0
         assert await w.value(STANDING + " AND kind = 'collision'") == 6
-        numbers = [1, 2.0]  # one id in MongoDB, whatever its type
-        for number in numbers:
-            await leads.insert_one({"_id": number, **lead, "name": "number"})
+        assert await w.stop("apply") == 0
+        await leads.insert_one({"_id": "brief", **lead, "name": "brief"})
+        await leads.delete_one({"_id": "brief"})  # a tombstone is all that the ledger ever has of it
+        await w.start("apply", "apply")
+        await w.settled()
+        await leads.insert_one({"_id": 1, **lead, "name": "number"})  # 1 and 1.0 are one id in MongoDB
         await leads.delete_one({"_id": 1.0})
         await leads.insert_one({"_id": 1.0, **lead, "name": "double"})
         await leads.insert_one({"_id": "brief", **lead, "name": "again"})

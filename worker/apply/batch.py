@@ -184,8 +184,8 @@ def collides(item: Item, known: LedgerRow | None) -> bool:
 
 
 def overtaken(item: Item, known: LedgerRow | None) -> bool:
-    """Whether the ledger knows something newer of the document, or the same (PROTOCOL.md A1)."""
-    if known is None or collides(item, known):
+    """Whether the ledger knows something newer, or the same (PROTOCOL.md A1). Is it of the same document?"""
+    if known is None:
         return False
     if known.state == "refetch":
         return item.version < known.version

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from topics import id_to_bson, key_to_id
-from worker.apply.batch import UNREADABLE, Item, Outcome, overtaken, same_id
+from worker.apply.batch import UNREADABLE, Item, Outcome, collides, overtaken, same_id
 from worker.mapping import Unmappable
 from worker.mapping.ids import reversible
 from worker.postgres import dead_letters, ledger
@@ -29,7 +29,7 @@ async def settle(connection: Connection, batch_id: int, items: Sequence[Item], *
     tenants: dict[int, UUID | None] = {}
     for item in failing:
         row = known.get(item.key) if item.key else None
-        if item.key is not None and overtaken(item, row):
+        if overtaken(item, row) and not collides(item, row):
             item.outcome = Outcome.SUPERSEDED
             continue
         if item.outcome is Outcome.PARKED and item.parked is not None and item.parked.overdue:
