@@ -64,6 +64,7 @@ class ApplyWorker:
         self._room.set()
         self._connection: asyncpg.Connection | None = None
         self._overtaken_at = 0.0
+        self._retried_fit = 0  # of the parked events last retried
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
         self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
         self.observed = Observed(self._namespaces)
@@ -185,7 +186,8 @@ class ApplyWorker:
                     await self._arrived.wait()
             if loop.time() >= look_at:
                 await self._retrying(self._retry_parked)
-                look_at = loop.time() + RETRY_EVERY
+                # After a replay there are many that fit: then only a batch's time lies between two looks.
+                look_at = loop.time() + (0 if self._retried_fit >= PARKED_AT_ONCE // 2 else RETRY_EVERY)
             batch = self._take_waiting()
             if not batch:
                 continue
@@ -266,12 +268,14 @@ class ApplyWorker:
                 size=PARKED_BYTES,
                 overdue_after=self._settings.parked_within,
             )
+            self._retried_fit = 0
             if not parked:
                 return
             items = [
                 read(Item(p.topic, p.partition, p.offset, p.event, p), self._collections) for p in parked
             ]
             tallies = await self._writer.write(connection, items, source="retry")
+        self._retried_fit = sum(tally.outcomes.get("applied", 0) for tally in tallies.values())
         self.observed.retried_parked(tallies)
 
     async def _retrying(self, work: Any) -> None:
