@@ -18,6 +18,7 @@ import uvloop
 import schema.migrate
 from worker import exporter, logs
 from worker.copy_cli import copy
+from worker.dead_letters_cli import dead_letters
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
@@ -53,6 +54,7 @@ def main() -> None:
     """
 
 
+main.add_command(dead_letters)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(copy)

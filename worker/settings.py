@@ -51,6 +51,13 @@ class Settings(BaseSettings):
         "park what violates a foreign key; auto: replica where the privilege was granted",
     )
 
+    parked_within: float = Field(
+        900,
+        gt=0,
+        description="seconds after which an event that waits for another one (a unique value, a referenced "
+        "row) becomes a dead letter; the time of copies and of apply's lag does not count",
+    )
+
     log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     metrics_host: str = Field("127.0.0.1", description="address that metrics are served on")

@@ -115,6 +115,7 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
             "outcomes": outcomes,
         },
         "dead_letters": {state: standing.dead_letters.get(state, 0) for state in _LETTERS},
+        "tenant_unknown": standing.tenant_unknown,
         "tenants": dict(sorted(standing.tenants.items())),
     }
 
@@ -210,6 +211,11 @@ def lines(told: dict[str, Any]) -> list[str]:
             )
         elif one["mapping"] == "unmapped":
             shown.append(f"mapping  {one['collection']}: no longer mapped; its rows fall behind")
+    if told["tenant_unknown"]:
+        shown.append(
+            f"{told['tenant_unknown']:,} of the dead letters: tenant unknown: blocks every tenant's cutover "
+            "(crossfade dead-letters list --tenant unknown)"
+        )
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")
     return shown

@@ -46,6 +46,30 @@ async def test_unique_values_that_are_swapped_or_passed_on_fit_in_the_end(
         await w.assert_nothing_lost()
 
 
+@pytest.mark.parametrize("role", ["replica", "origin"])
+async def test_rows_that_fit_only_together_fit_though_each_arrives_alone(
+    services: Services, tmp_path: Path, role: str
+) -> None:
+    """A user goes, another takes its email, and what referred to the one refers to the other."""
+    async with world(services, tmp_path) as w:
+        await w.load(200)
+        await _settled_without_apply(w)
+        tenant = (await w.mongo["users"].find_one())["tenantId"]
+        users = await w.mongo["users"].find({"tenantId": tenant}).sort("_id", 1).to_list(4)
+        for user in users:
+            heir = uuid4()
+            await w.mongo["users"].delete_one({"_id": user["_id"]})
+            await w.mongo["users"].insert_one({**user, "_id": heir})
+            for name, path in (("pages", "authorId"), ("leads", "assignedTo"), ("passwords", "userId")):
+                await w.mongo[name].update_many({path: user["_id"]}, {"$set": {path: heir}})
+        # One chunk of one partition in each transaction.
+        await w.start("apply", "apply", CROSSFADE_REPLICATION_ROLE=role, CROSSFADE_APPLY_BATCH="1")
+        await w.settled(30)
+        await w.assert_nothing_lost()
+        parked = await w.value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'healed'")
+        assert parked > 0 or role == "replica"
+
+
 async def _emails(w: World, emails: dict[object, str]) -> None:
     for user, email in emails.items():
         await w.mongo["users"].update_one({"_id": user}, {"$set": {"email": email}})

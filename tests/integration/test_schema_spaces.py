@@ -93,12 +93,12 @@ async def test_unique_constraints(spaces: asyncpg.Connection) -> None:
 
 async def test_no_foreign_key_cascades_or_waits(spaces: asyncpg.Connection) -> None:
     rows = await spaces.fetch(
-        "SELECT conrelid::regclass::text AS name, confdeltype, confupdtype, condeferrable FROM pg_constraint "
-        "WHERE connamespace = 'public'::regnamespace AND contype = 'f'"
+        "SELECT conrelid::regclass::text AS name, confdeltype, confupdtype, condeferrable, condeferred "
+        "FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype = 'f'"
     )
     assert {each["name"] for each in rows} == set(SPACES_TABLES) - {"tenants"}
     assert all((each["confdeltype"], each["confupdtype"]) == (b"a", b"a") for each in rows)
-    assert not any(each["condeferrable"] for each in rows)
+    assert all(each["condeferrable"] and not each["condeferred"] for each in rows)
 
 
 async def test_no_role_of_ours_passes_the_walls(spaces: asyncpg.Connection) -> None:

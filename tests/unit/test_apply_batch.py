@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from bson import Int64, ObjectId
 
 from topics import Collection, Event, Operation, Origin, Source, Version, encode
-from worker.apply.batch import Item, Mapped, Outcome, decide, fold, read, tally
-from worker.mapping import CollectionPlan
+from worker.apply.batch import (
+    Item,
+    Mapped,
+    Outcome,
+    SeveralDocuments,
+    collides,
+    decide,
+    fold,
+    overtaken,
+    read,
+    rounds,
+    tally,
+)
+from worker.mapping import CollectionPlan, row_id
 from worker.mapping.model import CollectionMapping
 from worker.postgres.ledger import LedgerRow, Phase
 
@@ -33,7 +47,7 @@ MAPPED = {
 
 
 def item(
-    document_id: UUID,
+    document_id: Any,
     time: int,
     order: int = 0,
     *,
@@ -126,3 +140,57 @@ def test_every_record_is_counted_once() -> None:
     (counts,) = tally(items).values()
     assert counts.outcomes == {"applied": 1, "superseded": 1, "dead_lettered": 1}
     assert (counts.first_offset, counts.last_offset) == (4, 6)
+
+
+OBJECT = ObjectId()
+
+
+@pytest.mark.parametrize("operation", [Operation.UPSERT, Operation.DELETE])
+@pytest.mark.parametrize(
+    ("known", "arriving"),
+    [("a", row_id("a")), (row_id("a"), "a"), (OBJECT, row_id(OBJECT)), (row_id(OBJECT), OBJECT)],
+)
+def test_another_documents_row_id_is_a_collision(known: Any, arriving: Any, operation: Operation) -> None:
+    before = item(known, 5)
+    row = LedgerRow(TENANT, before.version, "live", before.document_id)
+    for time in (4, 5, 6):
+        one = item(arriving, time, operation=operation)
+        assert one.key == before.key and collides(one, row)
+
+
+@pytest.mark.parametrize("operation", [Operation.UPSERT, Operation.DELETE])
+@pytest.mark.parametrize(
+    ("known", "arriving"), [("a", "a"), (OBJECT, OBJECT), (1, 1.0), (Int64(7), 7), (row_id("a"), row_id("a"))]
+)
+def test_a_documents_own_row_id_is_no_collision(known: Any, arriving: Any, operation: Operation) -> None:
+    before = item(known, 5, operation=operation)
+    row = LedgerRow(TENANT, before.version, "live", before.document_id)
+    for again in Operation.UPSERT, Operation.DELETE:
+        assert not collides(item(arriving, 6, operation=again), row)
+    assert overtaken(item(arriving, 4), row)
+
+
+def test_two_documents_with_one_row_id_in_a_batch_are_judged_one_after_the_other() -> None:
+    string, uuid = item("a", 5), item(row_id("a"), 6)
+    with pytest.raises(SeveralDocuments):
+        fold([string, uuid])
+    assert list(rounds([uuid, string])) == [[string], [uuid]]
+    assert fold([item(1, 5), newest := item(1.0, 6)]) == [newest]
+
+
+def test_what_reading_decided_outlives_a_try_and_nothing_else_does() -> None:
+    unfit, fit = item(uuid4(), 1, size="large"), item(uuid4(), 1)
+    for one in (unfit, fit):
+        one.reset()
+        one.outcome, one.reason = Outcome.SUPERSEDED, "of a try"
+        one.reset()
+    assert (unfit.outcome, unfit.kind) == (Outcome.DEAD, "mapping") and "size" in unfit.reason
+    assert (fit.outcome, fit.kind, fit.reason) == (None, "", "")
+
+
+def test_a_refetch_that_fails_is_not_overtaken_by_what_it_was_to_replace() -> None:
+    one = item(uuid4(), 10, 5)
+    for state, expected in (("refetch", False), ("live", True), ("deleted", True)):
+        assert overtaken(one, LedgerRow(TENANT, Version(10, 5), state)) is expected
+    assert overtaken(one, LedgerRow(TENANT, Version(10, 6), "refetch"))
+    assert not overtaken(one, None)

@@ -9,8 +9,10 @@ from uuid import UUID
 
 from bson.errors import BSONError
 
-from topics import EnvelopeError, Event, Operation, Version, decode
+from topics import EnvelopeError, Event, Operation, Version, decode, document_key, id_to_bson, key_to_id
 from worker.mapping import CollectionPlan, Rows, Unmappable
+from worker.mapping.ids import reversible
+from worker.postgres.dead_letters import Parked
 from worker.postgres.ledger import Key, LedgerRow, Phase
 from worker.postgres.migration_log import Partition, PartitionTally
 
@@ -30,6 +32,14 @@ class Outcome(StrEnum):
 
 WRITABLE = frozenset({"mongo", "draining", "aborting", "opening"})
 """Phases in which forward events may change a tenant's rows (PROTOCOL.md A4)."""
+
+
+UNREADABLE = (KeyError, ValueError, TypeError, OverflowError, RecursionError, BSONError)
+"""What a document may raise that no mapping foresaw."""
+
+
+class SeveralDocuments(Exception):
+    """Events of one key are not of one document: each must be judged by the ledger, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Item:
     partition: int
     offset: int
     value: bytes = field(repr=False)
-    parked_id: int | None = None  # the dead letter that it comes from, on a retry
+    parked: Parked | None = None  # the dead letter that it comes from, on a retry
     event: Event | None = None
     key: Key | None = None
     mapped: Mapped | None = None
@@ -61,6 +71,15 @@ class Item:
     outcome: Outcome | None = None
     kind: str = ""
     reason: str = ""
+    _as_read: tuple[Outcome | None, str, str] | None = None
+
+    @property
+    def document_id(self) -> bytes | None:
+        """The document id as the ledger keeps it: None where the row id tells it."""
+        if self.rows is not None:
+            return self.rows.document_id
+        assert self.event is not None
+        return None if reversible(self.event.id) else id_to_bson(self.event.id)
 
     @property
     def version(self) -> Version:
@@ -73,9 +92,10 @@ class Item:
         self.outcome, self.kind, self.reason = outcome, kind, reason
 
     def reset(self) -> None:
-        """Forget what one try of the transaction decided."""
-        if self.event is not None and self.key is not None and self.kind not in ("mapping", "tenant"):
-            self.outcome, self.kind, self.reason = None, "", ""
+        """Forget what one try of the transaction decided, not what reading did."""
+        if self._as_read is None:
+            self._as_read = self.outcome, self.kind, self.reason
+        self.outcome, self.kind, self.reason = self._as_read
 
 
 def read(item: Item, find: Find) -> Item:
@@ -98,25 +118,23 @@ def read(item: Item, find: Find) -> Item:
             item.rows = mapped.plan.rows(event.document)  # pyright: ignore[reportArgumentType]
         except Unmappable as error:
             item.fail(Outcome.DEAD, error.kind, str(error))
-        except (
-            KeyError,
-            ValueError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-            BSONError,
-        ) as error:
+        except UNREADABLE as error:
             item.fail(Outcome.DEAD, "mapping", f"the document cannot be mapped ({type(error).__name__})")
     return item
 
 
 def fold(items: Iterable[Item]) -> list[Item]:
-    """Return the newest undecided event of each document, in the ledger's order."""
+    """Return the newest undecided event of each document, in the ledger's order.
+
+    Raises `SeveralDocuments` where two documents have one key.
+    """
     newest: dict[Key, Item] = {}
     for item in items:
         if item.outcome is not None or item.key is None:
             continue
         other = newest.get(item.key)
+        if other is not None and not same_document(item, other):
+            raise SeveralDocuments
         if other is None or item.version > other.version:
             newest[item.key] = item
             item = other
@@ -140,13 +158,6 @@ def rounds(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield [by_document[key][number] for key in sorted(by_document) if number < len(by_document[key])]
 
 
-def superseded(item: Item, known: LedgerRow | None) -> bool:
-    """Whether the ledger knows something as new already (A1: only what is strictly greater is newer)."""
-    if known is None:
-        return False
-    return item.version < known.version or (item.version == known.version and known.state != "refetch")
-
-
 def parent_key(item: Item) -> Key | None:
     """Return the ledger's key of the document that tells an event's tenant, where that is not known yet."""
     rows, mapped = item.rows, item.mapped
@@ -155,9 +166,38 @@ def parent_key(item: Item) -> Key | None:
     return mapped.parent, rows.parent.row_id
 
 
+def same_document(one: Item, other: Item) -> bool:
+    """Whether two events of one key are of one document."""
+    assert one.event is not None and other.event is not None
+    return one.event.id == other.event.id or document_key(one.event.id) == document_key(other.event.id)
+
+
+def same_id(one: bytes | None, other: bytes | None) -> bool:
+    """Whether two documents with one row id are the same, from their ids as the ledger keeps them."""
+    if one == other:  # None: the row id tells both
+        return True
+    if one is None or other is None:
+        return False
+    return document_key(key_to_id(one)) == document_key(key_to_id(other))  # 1 and 1.0
+
+
+def collides(item: Item, known: LedgerRow | None) -> bool:
+    """Whether the ledger's row belongs to another document, which has the same row id."""
+    return known is not None and not same_id(item.document_id, known.document_id)
+
+
+def overtaken(item: Item, known: LedgerRow | None) -> bool:
+    """Whether the ledger knows something newer, or the same (PROTOCOL.md A1). Is it of the same document?"""
+    if known is None:
+        return False
+    if known.state == "refetch":
+        return item.version < known.version
+    return item.version <= known.version
+
+
 def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:
     """Return what becomes of an event, from the ledger's row and the phases of all tenants involved."""
-    if superseded(item, known):
+    if overtaken(item, known):
         return Outcome.SUPERSEDED
     for tenant in tenants_of(item, known):
         phase = phases[tenant]

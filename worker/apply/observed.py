@@ -13,7 +13,7 @@ from topics import Source
 from worker import metrics
 from worker.apply.batch import Item
 from worker.errors import CrossfadeError
-from worker.postgres import migration_log
+from worker.postgres import dead_letters
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, RETRY_REASONS, retry_reason
 from worker.postgres.migration_log import OUTCOMES, Partition, PartitionTally
@@ -111,7 +111,7 @@ async def _count_while_connected(dsn: str) -> None:
     connection = await connect(dsn, "apply metrics")
     try:
         while True:
-            for state, count in (await migration_log.standing_dead_letters(connection)).items():
+            for state, count in (await dead_letters.count_standing(connection)).items():
                 metrics.DEAD_LETTERS.labels(state).set(count)
             await asyncio.sleep(DEAD_LETTERS_EVERY)
     finally:

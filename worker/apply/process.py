@@ -14,6 +14,7 @@ import structlog
 
 from topics import TopicNames, declare
 from worker import failpoints
+from worker.apply import letters
 from worker.apply.batch import Item, Mapped, read
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
@@ -23,8 +24,9 @@ from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes, load
-from worker.postgres import mapping_versions, migration_log
+from worker.postgres import dead_letters, mapping_versions, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.constraints import Constraints, skipped_by_replica
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
@@ -33,6 +35,8 @@ from worker.settings import Settings
 _log = structlog.get_logger()
 RETRY_EVERY = 0.5  # seconds between looks for parked events whose time has come
 PARKED_AT_ONCE = 500
+PARKED_BYTES = 16 * 1024 * 1024  # of their events, beyond the first
+OVERTAKEN_EVERY = 30.0  # seconds between looks for letters that another worker overtook
 STOP_WITHIN = 8.0  # seconds for Faust to leave its group
 # A transaction costs some milliseconds of CPU over all processes, however few its events: when they come
 # singly, one is begun every 10 ms at most.
@@ -62,6 +66,8 @@ class ApplyWorker:
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._connection: asyncpg.Connection | None = None
+        self._overtaken_at = 0.0
+        self._retried_fit = 0  # of the parked events last retried
         self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
         self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
         self.observed = Observed(self._namespaces)
@@ -73,7 +79,9 @@ class ApplyWorker:
         connection = self._connection = await self._connect()
         try:
             agreed = await mapping_versions.agree(connection, hashes(self._mapping))
-            replica = await self._may_skip_triggers(connection)
+            tables = self._plans.tables()
+            replica = await self._may_be_replica(connection, [table.table for table in tables])
+            constraints = await Constraints.read(connection, tables, foreign_keys=not replica)
         except (
             asyncpg.UndefinedTableError,
             asyncpg.InvalidSchemaNameError,
@@ -85,8 +93,12 @@ class ApplyWorker:
             ) from None
         for name in self._mapping.collections:
             self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]
-        tables = [TargetTable(table) for table in self._plans.tables()]
-        self._writer = BatchWriter(tables, replica=replica, mapping_changes=agreed.changes)
+        self._writer = BatchWriter(
+            [TargetTable(table) for table in tables],
+            constraints,
+            replica=replica,
+            mapping_changes=agreed.changes,
+        )
         _log.info(
             "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
         )
@@ -99,7 +111,7 @@ class ApplyWorker:
         parent = self._numbers[tenant.parent.collection] if tenant and tenant.parent else None
         return Mapped(self._numbers[found.name], found.plan, parent)
 
-    async def _may_skip_triggers(self, connection: asyncpg.Connection) -> bool:
+    async def _may_be_replica(self, connection: asyncpg.Connection, tables: list[str]) -> bool:
         wanted = self._settings.replication_role
         if wanted == "origin":
             return False
@@ -112,6 +124,12 @@ class ApplyWorker:
                 remedy="GRANT SET ON PARAMETER session_replication_role TO crossfade_sync, or set "
                 "CROSSFADE_REPLICATION_ROLE=auto",
             )
+        if may and (skipped := await skipped_by_replica(connection, tables)):
+            fault = "session_replication_role = replica would skip unique constraints that are deferrable"
+            if wanted == "replica":
+                raise SchemaError(fault, remedy=f"as a superuser: {'; '.join(skipped)}")
+            _log.warning(f"{fault}: not using it", statements=skipped)
+            return False
         return bool(may)
 
     async def take(self, event: Any) -> None:
@@ -181,7 +199,8 @@ class ApplyWorker:
                     await self._arrived.wait()
             if loop.time() >= look_at:
                 await self._retrying(self._retry_parked)
-                look_at = loop.time() + RETRY_EVERY
+                # After a replay there are many that fit: then only a batch's time lies between two looks.
+                look_at = loop.time() + (0 if self._retried_fit >= PARKED_AT_ONCE // 2 else RETRY_EVERY)
             batch = self._take_waiting()
             if not batch:
                 continue
@@ -253,14 +272,21 @@ class ApplyWorker:
     async def _retry_parked(self) -> None:
         connection = self._connected()
         async with connection.transaction():
-            parked = await migration_log.take_parked(connection, PARKED_AT_ONCE)
+            if SYSTEM_CLOCK.monotonic() >= self._overtaken_at:
+                await letters.close_overtaken(connection)
+                self._overtaken_at = SYSTEM_CLOCK.monotonic() + OVERTAKEN_EVERY
+            parked = await dead_letters.take_parked(
+                connection,
+                most=PARKED_AT_ONCE,
+                size=PARKED_BYTES,
+                overdue_after=self._settings.parked_within,
+            )
+            self._retried_fit = 0
             if not parked:
                 return
-            items = [
-                read(Item(p.topic, p.partition, p.offset, p.event, p.dead_letter_id), self._find)
-                for p in parked
-            ]
+            items = [read(Item(p.topic, p.partition, p.offset, p.event, p), self._find) for p in parked]
             tallies = await self._writer.write(connection, items, source="retry")
+        self._retried_fit = sum(tally.outcomes.get("applied", 0) for tally in tallies.values())
         self.observed.retried_parked(tallies)
 
     async def _retrying(self, work: Any) -> None:

@@ -7,18 +7,33 @@ import socket
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from enum import IntEnum
 from uuid import UUID
 
 import asyncpg
 
-from topics import Operation, id_to_bson
+from topics import Operation
 from worker import failpoints, metrics
-from worker.apply.batch import Item, Outcome, decide, fold, parent_key, rounds, superseded, tally, tenants_of
+from worker.apply import letters
+from worker.apply.batch import (
+    Item,
+    Outcome,
+    SeveralDocuments,
+    collides,
+    decide,
+    fold,
+    overtaken,
+    parent_key,
+    rounds,
+    tally,
+    tenants_of,
+)
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log
 from worker.postgres.connect import Connection
-from worker.postgres.faults import Action, action_for, describe, retry_reason
+from worker.postgres.constraints import Constraints
+from worker.postgres.faults import Action, action_for, describe, kind_for, refusal, retry_reason
 from worker.postgres.ledger import Entry, Key, LedgerRow
 from worker.postgres.mapping_versions import SHARE_CHANGES
 from worker.postgres.migration_log import Partition, PartitionTally
@@ -34,15 +49,40 @@ SELECT nextval('crossfade.batch_id_seq'), {SHARE_CHANGES},
     set_config('statement_timeout', '60s', true)
 """
 _REPLICA = ", set_config('session_replication_role', 'replica', true)"
-_DECLARE = "SELECT set_config('crossfade.tenants', $1, true)"
-_HEALED = {Outcome.PARKED: "parked", Outcome.DEAD: "dead"}
+# And whether any dead letter stands: asked after the ledger's rows are locked, so that a letter that another
+# worker wrote for one of these documents is seen.
+_DECLARE = """
+SELECT set_config('crossfade.tenants', $1, true),
+    EXISTS (SELECT FROM crossfade.dead_letter WHERE state IN ('parked', 'dead'))
+"""
+_DEPTH = 20  # times that what cannot fit is taken out of a set, before it is halved
+
+
+class _Care(IntEnum):
+    """How a transaction is tried."""
+
+    PLAIN = 0  # all at once
+    TOGETHER = 1  # all at once, constraints checked at the end: rows may fit only together
+    APART = 2  # with savepoints, each document's events one after the other; what is refused is set aside
+
+
+class _Refused(Exception):
+    """Rolls back a savepoint: some events cannot be among those that fit."""
 
 
 class BatchWriter:
     """Writes batches over one connection. Every setting is local to its transaction (PROTOCOL.md A10)."""
 
-    def __init__(self, tables: Sequence[TargetTable], *, replica: bool, mapping_changes: int) -> None:
+    def __init__(
+        self,
+        tables: Sequence[TargetTable],
+        constraints: Constraints,
+        *,
+        replica: bool,
+        mapping_changes: int,
+    ) -> None:
         self._tables = {table.name: table for table in tables}
+        self._constraints = constraints
         self._replica = replica
         self._mapping_changes = mapping_changes
 
@@ -52,27 +92,49 @@ class BatchWriter:
         """Apply items and COMMIT; return what became of them. Data errors are settled within; all others are
         raised, and nothing is written.
 
-        The first try has no savepoints. When the data of some event is refused, the transaction is done
-        again with savepoints, each document's events one after the other, halving the events until the
-        refused ones stand alone.
+        The first try is the cheapest. When the data of some event is refused, the transaction is done again
+        with more care. A ``retry`` of parked events begins with them together.
         """
         started = SYSTEM_CLOCK.now()
-        for careful in (False, True):
+        care = _Care.TOGETHER if source == "retry" else _Care.PLAIN
+        while True:
             for item in items:
                 item.reset()
             try:
-                async with connection.transaction():
-                    batch_id = await self._settings(connection)
-                    for events in rounds(items) if careful else [fold(items)]:
-                        await self._apply(connection, batch_id, events, careful)
-                    tallies = await self._log(connection, batch_id, items, source, started)
-                    failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
-                return tallies
+                return await self._try(connection, items, source, started, care)
+            except SeveralDocuments:
+                care = _Care.APART
             except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if careful or action_for(error)[0] not in (Action.PARK, Action.DEAD):
+                action = action_for(error)[0]
+                if care is _Care.APART or action not in (Action.PARK, Action.DEAD):
                     raise
                 metrics.RETRIES.labels(retry_reason(error)).inc()
-        raise AssertionError
+                waits = action is Action.PARK and care is _Care.PLAIN
+                care = _Care.TOGETHER if waits else _Care.APART
+
+    async def _try(
+        self,
+        connection: Connection,
+        items: Sequence[Item],
+        source: str,
+        started: datetime,
+        care: _Care,
+    ) -> dict[Partition, PartitionTally]:
+        standing = False
+        async with connection.transaction():
+            batch_id = await self._settings(connection)
+            if care is _Care.TOGETHER:
+                await connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            for events in rounds(items) if care is _Care.APART else [fold(items)]:
+                standing |= await self._apply(connection, batch_id, events, care)
+            if care is _Care.TOGETHER:
+                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # checks them
+            if standing:
+                await letters.close_older(connection, items)
+            await letters.settle(connection, batch_id, items, retry=source == "retry")
+            tallies = await self._log(connection, batch_id, items, source, started)
+            failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
+        return tallies
 
     async def _settings(self, connection: Connection) -> int:
         query = _SETTINGS + _REPLICA if self._replica else _SETTINGS
@@ -85,25 +147,72 @@ class BatchWriter:
             )
         return row[0]
 
-    async def _apply(self, connection: Connection, batch_id: int, events: list[Item], careful: bool) -> None:
+    async def _apply(self, connection: Connection, batch_id: int, events: list[Item], care: _Care) -> bool:
+        """Apply one event of each document; return whether any dead letter stands."""
         if not events:
-            return
+            return False
         known = await ledger.read(connection, [item.key for item in events if item.key])
         for item in events:
-            if superseded(item, known.get(_key(item))):
+            before = known.get(_key(item))
+            if collides(item, before):
+                item.fail(Outcome.DEAD, "collision", "another document of the collection has the same row id")
+            elif overtaken(item, before):
                 item.outcome = Outcome.SUPERSEDED
         await self._parents(connection, [item for item in events if item.outcome is None])
         events = [item for item in events if item.outcome is None]
         tenants = {t for item in events for t in tenants_of(item, known.get(_key(item)))}
         phases = await ledger.share_phases(connection, tenants)
-        await connection.execute(_DECLARE, ",".join(map(str, tenants)))
+        standing = await connection.fetchrow(_DECLARE, ",".join(map(str, tenants)))
         winners: list[Item] = []
         for item in events:
             item.outcome = decide(item, known.get(_key(item)), phases)
             if item.outcome is Outcome.APPLIED:
                 winners.append(item)
         if winners:
-            await (self._halve if careful else self._write)(connection, batch_id, winners, known)
+            write = self._fitting if care is _Care.APART else self._write
+            await write(connection, batch_id, winners, known)
+        return standing is not None and standing[1]
+
+    async def _fitting(
+        self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
+    ) -> None:
+        """Write those that fit beside each other, and park the others.
+
+        What cannot fit whatever else is written is found by constraint, and taken out; what remains may be
+        rows that fit only together. Where that does not find it, the events are halved.
+        """
+        left = winners
+        for _ in range(_DEPTH):
+            try:
+                async with connection.transaction():
+                    await connection.execute("SET CONSTRAINTS ALL DEFERRED")
+                    await self._write(connection, batch_id, left, known)
+                    if await self._park_refused(connection, left):
+                        raise _Refused
+                    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # checks them
+                return
+            except _Refused:
+                left = [item for item in left if item.outcome is Outcome.APPLIED]
+                if not left:
+                    return
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if action_for(error)[0] not in (Action.PARK, Action.DEAD):
+                    raise
+                break
+        await self._halve(connection, batch_id, left, known)
+
+    async def _park_refused(self, connection: Connection, items: list[Item]) -> bool:
+        """Park the events that cannot fit, given the rows of all others; return whether there are any."""
+        by_table: dict[str, dict[UUID, Item]] = defaultdict(dict)
+        for item in items:
+            assert item.mapped is not None
+            for table in (item.mapped.plan.table, *item.mapped.plan.children):
+                by_table[table.table][_key(item)[1]] = item
+        refused = await self._constraints.refused(connection, {t: [*ids] for t, ids in by_table.items()})
+        for one in refused:
+            item = by_table[one.table][one.row_id]
+            item.fail(Outcome.PARKED, one.kind, refusal(one.kind, one.constraint, one.table))
+        return bool(refused)
 
     async def _parents(self, connection: Connection, events: list[Item]) -> None:
         """Give documents whose tenant is their parent's that tenant; park them where it is not known yet."""
@@ -128,7 +237,9 @@ class BatchWriter:
     ) -> None:
         try:
             async with connection.transaction():
+                await connection.execute("SET CONSTRAINTS ALL DEFERRED")
                 await self._write(connection, batch_id, winners, known)
+                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             action, why = action_for(error)
             if action not in (Action.PARK, Action.DEAD):
@@ -139,7 +250,7 @@ class BatchWriter:
                 await self._halve(connection, batch_id, winners[middle:], known)
                 return
             outcome = Outcome.PARKED if action is Action.PARK else Outcome.DEAD
-            winners[0].fail(outcome, "data", f"{why}: {describe(error)}")
+            winners[0].fail(outcome, kind_for(error), f"{why}: {describe(error)}")
 
     async def _write(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
@@ -195,17 +306,8 @@ class BatchWriter:
                 started_at=started,
                 partitions=partitions,  # pyright: ignore
             )
-        if source == "retry":
-            verdicts = [
-                {"id": i.parked_id, "state": _HEALED.get(i.outcome, "healed"), "reason": i.reason or None}  # pyright: ignore
-                for i in items
-            ]
-            await migration_log.settle_parked(connection, verdicts)
-            return partitions
-        letters = [_letter(item) for item in items if item.outcome in _HEALED]
-        if letters:
-            await migration_log.save_dead_letters(connection, batch_id, letters)
-        await migration_log.save_progress(connection, partitions)
+        if source != "retry":
+            await migration_log.save_progress(connection, partitions)
         return partitions
 
 
@@ -217,24 +319,7 @@ def _key(item: Item) -> Key:
 def _entry(item: Item, known: LedgerRow | None) -> Entry:
     if item.rows is None:  # a tombstone keeps the tenant that the document had (A1)
         assert item.event is not None and item.event.operation is Operation.DELETE
-        return Entry(_key(item), known.tenant_id if known else None, item.version, "deleted", None)
+        return Entry(
+            _key(item), known.tenant_id if known else None, item.version, "deleted", item.document_id
+        )
     return Entry(_key(item), item.rows.tenant_id, item.version, "live", item.rows.document_id)
-
-
-def _letter(item: Item) -> migration_log.DeadLetter:
-    event = item.event
-    return migration_log.DeadLetter(
-        state="parked" if item.outcome is Outcome.PARKED else "dead",
-        kind=item.kind,
-        reason=item.reason,
-        namespace=event.namespace if event else "",
-        document_id=id_to_bson(event.id) if event else None,
-        row_id=item.key[1] if item.key else None,
-        tenant_id=item.rows.tenant_id if item.rows else None,
-        version_time=event.version.time if event else None,
-        version_order=event.version.order if event else None,
-        topic=item.topic,
-        partition=item.partition,
-        offset=item.offset,
-        event=item.value,
-    )

@@ -218,6 +218,13 @@ class CollectionPlan:
         self._fields.finish(left, row, notes)
         return Rows(own, tenant, kept, row, tuple(children.values()), parent)
 
+    def tenant(self, document: dict[str, Any]) -> UUID | None:
+        """Return the tenant of a document whose rows cannot be had; `Unmappable` where it cannot be told.
+
+        None where its parent document tells it, or where all tenants share it.
+        """
+        return self._tenant(document, dict(document), Notes())[0]
+
     def of_tenant(self, rows: Rows, tenant: UUID) -> Rows:
         """Return rows with the tenant that their parent document turned out to have."""
         tables = [(self.table, [rows.row]), *zip(self.children, rows.children, strict=True)]

@@ -29,7 +29,10 @@ FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """Whatever a statement may raise that is no bug."""
 
 _TABLE: dict[str, tuple[Action, str]] = {
-    "23503": (Action.PARK, "the row that it refers to has not arrived yet"),
+    "23503": (
+        Action.PARK,
+        "a row that it refers to is missing, or one that it removes is still in use",
+    ),
     "23505": (Action.PARK, "another row still holds the unique value"),
     "23": (Action.DEAD, "the row breaks a constraint of the table"),
     "22": (Action.DEAD, "a value does not fit its column"),
@@ -49,6 +52,21 @@ _TABLE: dict[str, tuple[Action, str]] = {
     "28": (Action.STOP, "the user or password is refused; check CROSSFADE_POSTGRES_DSN"),
     "3D": (Action.STOP, "the database is missing; check CROSSFADE_POSTGRES_DSN"),
 }
+
+
+_KINDS = {"23503": "foreign_key", "23505": "unique"}
+
+
+def kind_for(error: BaseException) -> str:
+    """Return the dead letter's kind for an error that one event's data causes."""
+    code = _field(error, "sqlstate") if isinstance(error, asyncpg.PostgresError) else None
+    return _KINDS.get(code or "", "data")
+
+
+def refusal(kind: str, constraint: str, table: str) -> str:
+    """Return the reason of a parked event, as of the error that PostgreSQL would have raised."""
+    code = next(code for code, its in _KINDS.items() if its == kind)
+    return f"{_TABLE[code][1]}: {code} (table {table}, constraint {constraint})"
 
 
 _RETRY_CLASSES = {

@@ -19,6 +19,7 @@ class LedgerRow(NamedTuple):
     tenant_id: UUID | None
     version: Version
     state: str
+    document_id: bytes | None = None  # BSON {"": _id} where the row id does not tell it
 
 
 class Phase(NamedTuple):
@@ -39,7 +40,7 @@ class Entry(NamedTuple):
 
 
 _READ = """
-SELECT d.collection_id, d.row_id, d.tenant_id, d.version_time, d.version_order, d.state::text
+SELECT d.collection_id, d.row_id, d.tenant_id, d.version_time, d.version_order, d.state::text, d.document_id
 FROM unnest($1::smallint[], $2::uuid[]) AS k(collection_id, row_id)
 JOIN crossfade.document d USING (collection_id, row_id)
 FOR UPDATE OF d
@@ -54,7 +55,7 @@ async def read(connection: Connection, keys: Sequence[Key]) -> dict[Key, LedgerR
     Keys come sorted, so that two workers lock in one order.
     """
     rows = await connection.fetch(_READ, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row[0], row[1]): LedgerRow(row[2], Version(row[3], row[4]), row[5]) for row in rows}
+    return {(row[0], row[1]): LedgerRow(row[2], Version(row[3], row[4]), *row[5:]) for row in rows}
 
 
 _TENANTS = """

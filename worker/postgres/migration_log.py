@@ -1,12 +1,10 @@
-"""Statements on the migration log: batches, partitions' progress and dead letters."""
+"""Statements on the migration log: batches and partitions' progress."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
-from uuid import UUID
 
 import orjson
 
@@ -91,75 +89,6 @@ async def save_batch(
     )
 
 
-class DeadLetter(NamedTuple):
-    """An event that could not be applied, whole."""
-
-    state: str
-    kind: str
-    reason: str
-    namespace: str
-    document_id: bytes | None
-    row_id: UUID | None
-    tenant_id: UUID | None
-    version_time: int | None
-    version_order: int | None
-    topic: str
-    partition: int
-    offset: int
-    event: bytes
-
-
-_DEAD_LETTERS = """
-INSERT INTO crossfade.dead_letter (state, kind, reason, namespace, document_id, row_id, tenant_id,
-    version_time, version_order, topic, partition, "offset", event, batch_id, next_attempt_at)
-VALUES ($1::crossfade.dead_letter_state, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-    CASE WHEN $1::crossfade.dead_letter_state = 'parked' THEN now() END)
-ON CONFLICT (topic, partition, "offset") DO NOTHING
-"""
-
-
-async def save_dead_letters(connection: Connection, batch_id: int, letters: Sequence[DeadLetter]) -> None:
-    """Keep events that could not be applied; one that is read again is there already."""
-    await connection.executemany(_DEAD_LETTERS, [(*letter, batch_id) for letter in letters])
-
-
-class Parked(NamedTuple):
-    """A parked event, taken for another try."""
-
-    dead_letter_id: int
-    topic: str
-    partition: int
-    offset: int
-    event: bytes
-
-
-_TAKE_PARKED = """
-SELECT dead_letter_id, topic, partition, "offset", event FROM crossfade.dead_letter
-WHERE state = 'parked' AND next_attempt_at <= now()
-ORDER BY next_attempt_at, dead_letter_id LIMIT $1 FOR UPDATE SKIP LOCKED
-"""
-
-# An event that still does not fit waits twice as long each time, up to half a minute.
-_SETTLE_PARKED = """
-UPDATE crossfade.dead_letter d
-SET state = r.state, reason = coalesce(r.reason, d.reason), attempts = d.attempts + 1,
-    next_attempt_at = CASE WHEN r.state = 'parked'
-        THEN now() + least(0.2 * 2 ^ least(d.attempts, 10), 30) * interval '1 second' END
-FROM jsonb_to_recordset($1::jsonb) AS r(id bigint, state crossfade.dead_letter_state, reason text)
-WHERE d.dead_letter_id = r.id
-"""
-
-
-async def take_parked(connection: Connection, most: int) -> list[Parked]:
-    """Return parked events whose time has come, locked; another worker skips them."""
-    return [Parked(*row) for row in await connection.fetch(_TAKE_PARKED, most)]
-
-
-async def settle_parked(connection: Connection, verdicts: Sequence[dict[str, Any]]) -> None:
-    """Store what became of parked events: rows of ``id``, ``state`` and ``reason``."""
-    await connection.execute(_SETTLE_PARKED, orjson.dumps(verdicts))
-
-
 async def offsets(connection: Connection) -> dict[Partition, int]:
     """Return the next offset of each partition as PostgreSQL has it."""
     rows = await connection.fetch("SELECT topic, partition, next_offset FROM crossfade.partition_progress")
@@ -175,16 +104,6 @@ async def heartbeats(connection: Connection) -> dict[Partition, datetime]:
     """Return the newest applied heartbeat of each partition that has had one."""
     rows = await connection.fetch(_HEARTBEATS)
     return {(row[0], row[1]): row[2] for row in rows}
-
-
-_STANDING = """
-SELECT state::text, count(*) FROM crossfade.dead_letter WHERE state IN ('parked', 'dead') GROUP BY state
-"""
-
-
-async def standing_dead_letters(connection: Connection) -> dict[str, int]:
-    """Return how many dead letters stand, by state: ``parked`` and ``dead``."""
-    return {"parked": 0, "dead": 0, **{row[0]: row[1] for row in await connection.fetch(_STANDING)}}
 
 
 async def invalidate_copy(connection: Connection, namespace: str) -> None:

@@ -63,6 +63,8 @@ class Standing:
     """Counts by state."""
     tenants: Mapping[str, int]
     """Counts by phase."""
+    tenant_unknown: int = 0
+    """Dead letters that stand and whose tenant cannot be told: they hold back every tenant."""
 
 
 _NOW = "SELECT clock_timestamp()"
@@ -79,6 +81,9 @@ ORDER BY topic, partition
 """  # noqa: S608 - names of our own columns
 _LAST_BATCH = "SELECT applied_at FROM crossfade.batch ORDER BY batch_id DESC LIMIT 1"
 _DEAD_LETTERS = "SELECT state::text, count(*) FROM crossfade.dead_letter GROUP BY state"
+_TENANT_UNKNOWN = """
+SELECT count(*) FROM crossfade.dead_letter WHERE state IN ('parked', 'dead') AND tenant_id IS NULL
+"""
 _TENANTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
 
 
@@ -118,4 +123,5 @@ async def _read(connection: asyncpg.Connection) -> Standing:
         last_batch_at=await connection.fetchval(_LAST_BATCH),
         dead_letters={row[0]: row[1] for row in await connection.fetch(_DEAD_LETTERS)},
         tenants={row[0]: row[1] for row in await connection.fetch(_TENANTS)},
+        tenant_unknown=await connection.fetchval(_TENANT_UNKNOWN) or 0,
     )
