@@ -14,6 +14,7 @@ import structlog
 
 from topics import TopicNames, declare
 from worker import failpoints
+from worker.apply import preconditions
 from worker.apply.batch import Item, Mapped, read
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
@@ -72,6 +73,7 @@ class ApplyWorker:
         """Connect, number the collections and find out what the sync role may do."""
         connection = self._connection = await self._connect()
         try:
+            await preconditions.require(connection, self._mapping)
             for name, mapping in self._mapping.collections.items():
                 self._numbers[name] = await migration_log.collection_number(
                     connection, str(self._mapping.logical(name)), MappingFile.hash_of(mapping)
