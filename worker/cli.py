@@ -17,6 +17,7 @@ import uvloop
 
 import schema.migrate
 from worker import exporter, logs
+from worker.check import check
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
@@ -52,6 +53,7 @@ def main() -> None:
     """
 
 
+main.add_command(check)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(status)
