@@ -43,7 +43,7 @@ def check(as_json: bool, limit: int, seconds: float) -> None:
     \b
     Examples:
       crossfade check
-      crossfade check --json | jq '.checks[] | select(.ok != true)'
+      crossfade check --json | jq .checks
       crossfade check --limit 1000 --timeout 600
     """
     made = asyncio.run(run_checks(load(), limit=limit, seconds=seconds))
