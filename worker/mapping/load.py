@@ -149,8 +149,8 @@ def _line(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
     line = node.start_mark.line if node else 0
     for part in location:
         if isinstance(node, yaml.SequenceNode) and str(part).isdecimal() and int(part) < len(node.value):
-            node = node.value[int(part)]
-            line = node.start_mark.line
+            item: yaml.Node = node.value[int(part)]
+            node, line = item, item.start_mark.line
             continue
         if not isinstance(node, yaml.MappingNode):
             break

@@ -70,7 +70,7 @@ class LiveTable:
     secured: bool
     forced: bool
     walled: bool  # row-level security binds the role that asks
-    lacks: tuple[str, ...]  # privileges among WRITES
+    lacks: Sequence[str]  # privileges among WRITES
     columns: dict[str, LiveColumn] = field(default_factory=dict)
     keys: list[LiveKey] = field(default_factory=list)
     policies: list[LivePolicy] = field(default_factory=list)
@@ -169,13 +169,11 @@ async def read_catalog(connection: Connection, names: Mapping[str, str]) -> Cata
     role, unwalled = await connection.fetchrow(_ROLE)  # pyright: ignore[reportGeneralTypeIssues]
     tables: dict[int, LiveTable] = {}
     live: dict[str, LiveTable] = {}
-    for name, oid, *table, lacks in await connection.fetch(
-        _TABLES, list(names), WRITES, list(names.values())
-    ):
-        live[name] = tables.setdefault(oid, LiveTable(*table, tuple(lacks)))
+    for name, oid, *table in await connection.fetch(_TABLES, list(names), WRITES, list(names.values())):
+        live[name] = tables.setdefault(oid, LiveTable(*table))
     oids = list(tables)
     for oid, *column in await connection.fetch(_COLUMNS, oids):
-        found = LiveColumn(*column)
+        found = LiveColumn._make(column)
         labels = None if found.labels is None else tuple(found.labels)
         tables[oid].columns[found.name] = found._replace(labels=labels)
     for oid, immediate, columns in await connection.fetch(_KEYS, oids):

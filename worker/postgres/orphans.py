@@ -8,6 +8,7 @@ keys of its tables, and each child row's document.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -38,7 +39,8 @@ class Reference(NamedTuple):
         return f"{self.table} ({', '.join(self.columns)}) -> {self.target}"
 
 
-class Orphans(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Orphans:
     """What was found of one reference. ``rows`` has the first keys: a row id, then positions."""
 
     reference: Reference
