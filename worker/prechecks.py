@@ -62,7 +62,8 @@ def valid_mapping(settings: Settings) -> tuple[Mapping | None, list[Check]]:
     told = f"{len(mapping.collections)} collections, {tables} tables"
     unfenceable = [{"collection": name, "reason": why} for name, why in mapping.unfenceable().items()]
     lines = "".join(f"\n{one['collection']}: {one['reason']}" for one in unfenceable)
-    fences = f"MongoDB can refuse writes by tenant in all collections but {len(unfenceable)}{lines}"
+    but = f" but {len(unfenceable)}" if unfenceable else ""
+    fences = f"MongoDB can refuse writes by tenant in all collections{but}{lines}"
     return mapping, [Check("mapping", True, told), Check("fences", True, fences, findings=unfenceable)]
 
 

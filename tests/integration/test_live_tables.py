@@ -7,9 +7,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 
 from tests.support.live_tables import SPACES, changed, faults, of_one_column, things
 from tests.support.schema_database import Database
+from worker.apply import preconditions
 from worker.errors import SchemaError
 from worker.mapping import CollectionPlan
 from worker.postgres.tables import require_tables
@@ -241,3 +243,16 @@ async def test_a_deferrable_key_really_cannot_arbitrate(shared_spaces_database: 
     async with changed(shared_spaces_database, ddl) as connection:
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await TargetTable(plan.table).upsert(connection, [plan.rows({"_id": uuid4()}).row])
+
+
+async def test_collections_that_cannot_be_fenced_are_named_at_start(
+    shared_spaces_database: Database,
+) -> None:
+    async with changed(shared_spaces_database, things("text")) as connection:
+        with structlog.testing.capture_logs() as logs:
+            await preconditions.require(connection, SPACES)
+            assert logs == []
+            await preconditions.require(connection, of_one_column("text"))
+    [log] = logs
+    assert (log["log_level"], log["collection"]) == ("warning", "things")
+    assert "no tenant" in log["reason"]
