@@ -17,6 +17,7 @@ import uvloop
 
 import schema.migrate
 from worker import exporter, logs
+from worker.check import check
 from worker.copy_cli import copy
 from worker.dead_letters_cli import dead_letters
 from worker.demo import demo
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 main.add_command(dead_letters)
+main.add_command(check)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(copy)

@@ -28,6 +28,11 @@ class Settings(BaseSettings):
         None,
         description="PostgreSQL as a role that may create roles and schemas; only `schema apply` uses it",
     )
+    postgres_reader_dsn: SecretStr | None = Field(
+        None,
+        description="PostgreSQL as a role that sees the rows of every tenant, as crossfade_reader does; "
+        "`check` looks for orphans with it",
+    )
     kafka_bootstrap: str = Field(description="Kafka's bootstrap servers, host:port,...")
     mapping: Path = Field(description="the mapping YAML")
 

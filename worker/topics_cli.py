@@ -17,7 +17,7 @@ from bson.errors import BSONError
 
 from topics import EnvelopeError, TopicNames, declare, decode, key_to_id
 from topics.envelope import MAX_ORDER
-from worker.broker.admin import Found, create_topics, existing_topics
+from worker.broker.admin import Found, create_topics, existing_topics, misfits
 from worker.broker.reader import Record, TopicReader, reading
 from worker.errors import ConfigurationError
 from worker.mapping import load as load_mapping
@@ -76,23 +76,6 @@ def create(as_json: bool) -> None:
             )
     if faults := [fault for one in found for fault in misfits(one)]:
         raise ConfigurationError("; ".join(faults))
-
-
-def misfits(found: Found) -> list[str]:
-    """Return what makes an existing topic unfit, each with what to do."""
-    name, room = found.topic.name, found.topic.max_message_bytes
-    faults: list[str] = []
-    if found.partitions != found.topic.partitions:
-        faults.append(
-            f"topic {name} has {found.partitions} partitions, not {found.topic.partitions}: set "
-            f"CROSSFADE_TOPIC_PARTITIONS={found.partitions}, or choose another CROSSFADE_TOPIC_PREFIX"
-        )
-    if found.max_message_bytes < room:
-        faults.append(
-            f"topic {name} takes records of {found.max_message_bytes} bytes at most: "
-            f"kafka-configs.sh --alter --topic {name} --add-config max.message.bytes={room}"
-        )
-    return faults
 
 
 def _as_json(found: Found) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class World:
             **os.environ,
             **services.env(),
             "CROSSFADE_POSTGRES_DSN": services.dsn("crossfade_sync", self.name),
+            "CROSSFADE_POSTGRES_READER_DSN": services.dsn("crossfade_reader", self.name),
             "CROSSFADE_MAPPING": str(self.mapping_file),
             "CROSSFADE_TOPIC_PREFIX": self.name,
             "CROSSFADE_APPLY_GROUP": self.name,

@@ -14,7 +14,7 @@ import structlog
 
 from topics import TopicNames, declare
 from worker import failpoints
-from worker.apply import letters
+from worker.apply import letters, preconditions
 from worker.apply.batch import Item, Mapped, read
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
@@ -26,8 +26,9 @@ from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes, load
 from worker.postgres import dead_letters, mapping_versions, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
-from worker.postgres.constraints import Constraints, skipped_by_replica
+from worker.postgres.constraints import Constraints
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
+from worker.postgres.replication import why_no_replica
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -78,9 +79,10 @@ class ApplyWorker:
         """Connect, number the collections and find out what the sync role may do."""
         connection = self._connection = await self._connect()
         try:
+            await preconditions.require(connection, self._mapping)
             agreed = await mapping_versions.agree(connection, hashes(self._mapping))
             tables = self._plans.tables()
-            replica = await self._may_be_replica(connection, [table.table for table in tables])
+            replica = await self._may_be_replica(connection)
             constraints = await Constraints.read(connection, tables, foreign_keys=not replica)
         except (
             asyncpg.UndefinedTableError,
@@ -111,26 +113,17 @@ class ApplyWorker:
         parent = self._numbers[tenant.parent.collection] if tenant and tenant.parent else None
         return Mapped(self._numbers[found.name], found.plan, parent)
 
-    async def _may_be_replica(self, connection: asyncpg.Connection, tables: list[str]) -> bool:
+    async def _may_be_replica(self, connection: asyncpg.Connection) -> bool:
         wanted = self._settings.replication_role
         if wanted == "origin":
             return False
-        may = await connection.fetchval(
-            "SELECT has_parameter_privilege(current_user, 'session_replication_role', 'SET')"
-        )
-        if wanted == "replica" and not may:
-            raise SchemaError(
-                "the sync role may not set session_replication_role",
-                remedy="GRANT SET ON PARAMETER session_replication_role TO crossfade_sync, or set "
-                "CROSSFADE_REPLICATION_ROLE=auto",
-            )
-        if may and (skipped := await skipped_by_replica(connection, tables)):
-            fault = "session_replication_role = replica would skip unique constraints that are deferrable"
-            if wanted == "replica":
-                raise SchemaError(fault, remedy=f"as a superuser: {'; '.join(skipped)}")
-            _log.warning(f"{fault}: not using it", statements=skipped)
-            return False
-        return bool(may)
+        if (why := await why_no_replica(connection, self._mapping)) is None:
+            return True
+        fault, remedy = why
+        if wanted == "replica":
+            raise SchemaError(fault, remedy=f"{remedy}, or set CROSSFADE_REPLICATION_ROLE=auto")
+        _log.warning(f"{fault}: writing as origin", remedy=remedy)
+        return False
 
     async def take(self, event: Any) -> None:
         """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""

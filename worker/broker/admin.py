@@ -55,22 +55,47 @@ async def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[Found]:
     """Create the topics that are missing; return how each one is set up, in the order given."""
     async with _administering(bootstrap) as admin:
         made = await _create_missing(admin, topics)
-        there = [topic for topic in topics if topic.name not in made]
-        partitions = await _partitions(admin, [topic.name for topic in there]) if there else {}
-        configs = await _configs(admin, [topic.name for topic in there]) if there else {}
+        there = await _found(admin, [topic for topic in topics if topic.name not in made])
         return [
             # The broker has just taken the declared values; the one asked next may not know them yet.
             Found(topic, True, topic.partitions, topic.max_message_bytes, topic.retention_ms)
             if topic.name in made
-            else Found(
-                topic,
-                False,
-                partitions[topic.name],
-                int(configs[topic.name]["max.message.bytes"]),
-                int(configs[topic.name]["retention.ms"]),
-            )
+            else there[topic.name]
             for topic in topics
         ]
+
+
+async def look_at_topics(bootstrap: str, topics: Sequence[Topic]) -> tuple[list[Found], dict[str, str]]:
+    """Return the topics that exist, and of each other one why Kafka would not create it, or nothing."""
+    async with _administering(bootstrap) as admin:
+        existing = set(await admin.list_topics())
+        missing = [topic for topic in topics if topic.name not in existing]
+        found = await _found(admin, [topic for topic in topics if topic.name in existing])
+        refusals: dict[str, str] = {}
+        for topic in missing:
+            try:
+                await _create(admin, [topic], validate_only=True)
+                refusals[topic.name] = ""
+            except ServiceUnavailable as error:
+                refusals[topic.name] = str(error)
+        return list(found.values()), refusals
+
+
+def misfits(found: Found) -> list[str]:
+    """Return what makes an existing topic unfit, each with what to do."""
+    name, room = found.topic.name, found.topic.max_message_bytes
+    faults: list[str] = []
+    if found.partitions != found.topic.partitions:
+        faults.append(
+            f"topic {name} has {found.partitions} partitions, not {found.topic.partitions}: set "
+            f"CROSSFADE_TOPIC_PARTITIONS={found.partitions}, or choose another CROSSFADE_TOPIC_PREFIX"
+        )
+    if found.max_message_bytes < room:
+        faults.append(
+            f"topic {name} takes records of {found.max_message_bytes} bytes at most: "
+            f"kafka-configs.sh --alter --topic {name} --add-config max.message.bytes={room}"
+        )
+    return faults
 
 
 async def existing_topics(bootstrap: str) -> dict[str, int]:
@@ -93,6 +118,23 @@ async def _administering(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
+async def _found(admin: AIOKafkaAdminClient, there: Sequence[Topic]) -> dict[str, Found]:
+    """Return how topics that exist are set up, by name."""
+    names = [topic.name for topic in there]
+    partitions = await _partitions(admin, names) if names else {}
+    configs = await _configs(admin, names) if names else {}
+    return {
+        topic.name: Found(
+            topic,
+            False,
+            partitions[topic.name],
+            int(configs[topic.name]["max.message.bytes"]),
+            int(configs[topic.name]["retention.ms"]),
+        )
+        for topic in there
+    }
+
+
 async def _create_missing(admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> set[str]:
     """Return the names of the topics that this call made."""
     existing = set(await admin.list_topics())
@@ -100,13 +142,16 @@ async def _create_missing(admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -
     return await _create(admin, missing) if missing else set()
 
 
-async def _create(admin: AIOKafkaAdminClient, missing: list[Topic]) -> set[str]:
+async def _create(
+    admin: AIOKafkaAdminClient, missing: list[Topic], *, validate_only: bool = False
+) -> set[str]:
     made: set[str] = set()
     reply: Any = await admin.create_topics(
         [
             NewTopic(topic.name, topic.partitions, topic.replication, topic_configs=topic.config())
             for topic in missing
-        ]
+        ],
+        validate_only=validate_only,
     )
     for name, code, *rest in reply.topic_errors:
         kind = for_code(code)

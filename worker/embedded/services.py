@@ -14,7 +14,7 @@ import psutil
 from worker.embedded import processes
 from worker.embedded.kafka_server import Kafka
 from worker.embedded.mongod_server import DEFAULT_OPLOG_MB, REPLICA_SET, Mongod
-from worker.embedded.postgres_server import DATABASE, SUPERUSER, SYNC_ROLE, Postgres, dsn
+from worker.embedded.postgres_server import DATABASE, READER_ROLE, SUPERUSER, SYNC_ROLE, Postgres, dsn
 from worker.embedded.server import Server
 from worker.embedded.state import (
     SERVICE_NAMES,
@@ -123,6 +123,7 @@ class Services:
         return {
             "CROSSFADE_MONGO_URI": self.mongo_uri,
             "CROSSFADE_POSTGRES_DSN": self.postgres_dsn,
+            "CROSSFADE_POSTGRES_READER_DSN": self.dsn(READER_ROLE),
             "CROSSFADE_POSTGRES_ADMIN_DSN": self.postgres_admin_dsn,
             "CROSSFADE_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
         }

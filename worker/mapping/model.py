@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from topics import Collection
+from worker.mapping.clashes import Fault, Faults, Place, apart, distinct
 from worker.mapping.sources import PLACEHOLDER, Sources, check_template
 from worker.mapping.types import IDENTIFIER, ColumnType, parse_type
 from worker.mapping.values import literal
@@ -18,22 +20,11 @@ ELEMENT = "$"
 
 _ID = "_id"
 
-Place = tuple[str, ...]
-Fault = tuple[Place, str]
-
-
-class Faults(ValueError):
-    """What is wrong inside a part of the file, each with its place below that part."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = list(faults)
-        super().__init__("; ".join(message for _, message in self.faults))
-
 
 def _identifier(name: str) -> str:
     # Names go into SQL inside double quotes; this leaves no way out of them.
     if not IDENTIFIER.fullmatch(name):
-        raise ValueError("must be a plain SQL name (letters, digits, '_', at most 63)")
+        raise ValueError("must be a plain SQL name (letters, digits, '_', at most 63, no schema before it)")
     return name
 
 
@@ -85,8 +76,10 @@ class Column(_Model):
     @model_validator(mode="after")
     def _makes_sense(self) -> Column:
         faults: list[Fault] = []
-        if (self.parsed.base == "enum") != (self.values is not None):
+        if (self.parsed.base == "enum") != bool(self.values):
             faults.append((("values",), "enum needs its labels in `values`, and no other type has any"))
+        if twice := [label for label, times in Counter(self.values or ()).items() if times > 1]:
+            faults.append((("values",), f"label {twice[0]} stands twice"))
         if self.constant is not None and self.model_fields_set & {"path", "required", "misfit", "default"}:
             faults.append(
                 (("constant",), "a constant comes from no field: leave path, required, misfit, default out")
@@ -100,7 +93,8 @@ class Column(_Model):
                 try:
                     literal(self.parsed, self.values, value)
                 except ValueError as error:
-                    faults.append(((name,), str(error)))
+                    near = difflib.get_close_matches(str(value), self.values or (), n=1)
+                    faults.append(((name,), f"{error}; did you mean {near[0]}?" if near else str(error)))
         if faults:
             raise Faults(faults)
         return self
@@ -136,31 +130,6 @@ def _taken(columns: dict[str, Column]) -> dict[str, str]:
     return {name: column.path or name for name, column in columns.items() if column.constant is None}
 
 
-def _distinct(names: list[str], columns: Iterable[str]) -> Iterator[Fault]:
-    """Find columns that have two purposes."""
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            yield (), f"column {name} has two purposes"
-    for name in columns:
-        if name in names:
-            yield ("columns", name), f"column {name} is listed and also id, tenant, parent, position or rest"
-
-
-def _apart(paths: list[Fault], id_: str | None = None) -> Iterator[Fault]:
-    """Find fields that two columns or tables would hold: neither could then be read back alone."""
-    seen: dict[str, Place] = {}
-    for place, path in paths:
-        if id_ and path.split(".")[0] == id_:
-            yield place, f"field {path} is mapped, but {id_} has its own column"
-        if path in seen:
-            yield place, f"field {path} is mapped twice, by {seen[path][-1]} too"
-        seen.setdefault(path, place)
-    for place, path in paths:
-        for other in seen:
-            if path.startswith(f"{other}."):
-                yield place, f"field {path} lies inside {other}, which is mapped as a whole"
-
-
 class Child(_Model):
     """The table of an array's elements, keyed by the parent's key and the position from 0."""
 
@@ -182,8 +151,10 @@ class Child(_Model):
 
     @model_validator(mode="after")
     def _every_name_once(self) -> Child:
-        own = [*self.parent, self.position, self.rest, *([self.tenant] if self.tenant else [])]
-        faults = [*_distinct(own, self.columns), *_apart(_places(self))]
+        own: list[tuple[Place, str]] = [(("parent",), name) for name in self.parent]
+        own += [(("position",), self.position), (("rest",), self.rest)]
+        own += [(("tenant",), self.tenant)] if self.tenant else []
+        faults = [*distinct(own, self.columns), *apart(_places(self))]
         whole = self.whole
         others = len(self.columns) > 1 or bool(self.children)
         if whole and others and self.columns[whole].parsed.base == "jsonb":
@@ -212,12 +183,13 @@ class CollectionMapping(_Model):
     @model_validator(mode="after")
     def _every_name_once(self) -> CollectionMapping:
         tenant = self.tenant
-        own, taken = [self.id, self.rest], _places(self)
+        own: list[tuple[Place, str]] = [(("id",), self.id), (("rest",), self.rest)]
+        taken = _places(self)
         if tenant and (tenant.path, tenant.column) != (_ID, self.id):
-            own.append(tenant.column)
+            own.append((("tenant", "column"), tenant.column))
         if tenant and tenant.path and tenant.path != _ID:
             taken.append((("tenant", "path"), tenant.path))
-        faults = [*_distinct(own, self.columns), *_apart(taken, _ID), *_shape(self.children, 1, tenant)]
+        faults = [*distinct(own, self.columns), *apart(taken, _ID), *_shape(self.children, 1, tenant)]
         for name, column in self.columns.items():
             if column.path == ELEMENT:
                 faults.append(
@@ -237,7 +209,7 @@ def _places(part: CollectionMapping | Child) -> list[tuple[Place, str]]:
         (("columns", name), path) for name, path in _taken(part.columns).items()
     ]
     places += [(("children", path), path) for path in part.children]
-    return places + [(("ignore",), path) for path in part.ignore]
+    return places + [(("ignore", str(place)), path) for place, path in enumerate(part.ignore)]
 
 
 def _descendants(children: dict[str, Child]) -> Iterator[Child]:
@@ -251,11 +223,12 @@ def _shape(children: dict[str, Child], depth: int, tenant: Tenant | None) -> Ite
     for path, child in children.items():
         place = ("children", path)
         if len(child.parent) != depth:
-            key = "the document's row id" + (f" and {depth - 1} position(s)" if depth > 1 else "")
-            yield (*place, "parent"), f"the parent's key is {key}: {depth} column(s), not {len(child.parent)}"
+            key = "the document's row id" + ", then the position in each array above" * (depth > 1)
+            yield (*place, "parent"), f"needs {depth} column(s), {key}; it has {len(child.parent)}"
         if (child.tenant is None) != (tenant is None):
-            told = "name its tenant column" if tenant else "its collection has no tenant"
-            yield (*place, "tenant"), told
+            told = "must be set, as" if tenant else "must be left out, as"
+            has = "has a tenant" if tenant else "has no tenant"
+            yield (*place, "tenant"), f"{told} the collection {has}"
         for below, message in _shape(child.children, depth + 1, tenant):
             yield (*place, *below), message
 
@@ -292,17 +265,18 @@ class Mapping(_Model):
         for name, mapping in self.collections.items():
             wanted = mapping.tenant.name if mapping.tenant else None
             for kind, template in (("database", self.database), ("collection", name)):
-                if (PLACEHOLDER in template) != (wanted == kind):
-                    has = f"has no {PLACEHOLDER}" if wanted == kind else f"has {PLACEHOLDER}"
-                    told = f"the {kind}'s name {has}, so tenant.name must be {kind} exactly where it has one"
-                    yield ("collections", name, "tenant"), told
+                place = ("collections", name, "tenant")
+                if PLACEHOLDER in template and wanted != kind:
+                    yield place, f"the {kind}'s name has {PLACEHOLDER}: the tenant must be {{name: {kind}}}"
+                if PLACEHOLDER not in template and wanted == kind:
+                    yield (*place, "name"), f"the {kind}'s name {template} has no {PLACEHOLDER}"
 
     def _tables(self) -> Iterator[Fault]:
         owners: dict[str, str] = {}
         for name, mapping in self.collections.items():
-            for table, _ in mapping.tables():
+            for place, table in _named(mapping, ("collections", name)):
                 if table in owners:
-                    yield ("collections", name), f"table {table} is {owners[table]}'s already"
+                    yield place, f"table {table} is taken, by collection {owners[table]}"
                 owners.setdefault(table, name)
 
     def _known(self, name: str) -> str | None:
@@ -327,22 +301,28 @@ class Mapping(_Model):
                     yield (*place, "references"), told
 
     def _parents(self) -> Iterator[Fault]:
+        round_: set[str] = set()
         for name in self.collections:
             seen = [name]
             while (above := self._parent_of(seen[-1])) is not None:
-                place = ("collections", name, "tenant", "parent")
-                if fault := self._known(above):
+                place = ("collections", name, "tenant", "parent", "collection")
+                if fault := self._known(above) or self._no_parent(above):
                     if len(seen) == 1:
                         yield place, fault
                     break
-                above_tenant = self.collections[above].tenant
-                if above_tenant and above_tenant.name:
-                    yield place, f"{above} has its tenant in its name, so ids are not unique across it"
-                    break
                 if above in seen:
-                    yield place, f"goes round: {' -> '.join([*seen, above])}"
+                    if round_.isdisjoint(seen):
+                        yield place, f"goes round: {' -> '.join([*seen, above])}"
+                    round_.update(seen)
                     break
                 seen.append(above)
+
+    def _no_parent(self, name: str) -> str | None:
+        """Return why a collection's documents cannot tell others their tenant, if so."""
+        tenant = self.collections[name].tenant
+        if tenant is None:
+            return f"{name} has no tenant itself"
+        return f"{name} has its tenant in its name, so ids are not unique across it" if tenant.name else None
 
     def _parent_of(self, name: str) -> str | None:
         tenant = self.collections[name].tenant
@@ -379,3 +359,9 @@ def _columns(part: CollectionMapping | Child, place: Place) -> Iterator[tuple[Pl
         yield (*place, "columns", name), column
     for path, child in part.children.items():
         yield from _columns(child, (*place, "children", path))
+
+
+def _named(part: CollectionMapping | Child, place: Place) -> Iterator[tuple[Place, str]]:
+    yield (*place, "table"), part.table
+    for path, child in part.children.items():
+        yield from _named(child, (*place, "children", path))

@@ -206,7 +206,7 @@ def converter(type_: ColumnType, labels: tuple[str, ...] | None = None) -> Conve
 
 def literal(type_: ColumnType, labels: tuple[str, ...] | None, value: Any) -> Any:
     """Return a value written in the mapping as its column takes it; ValueError where it cannot."""
-    wanted = f"a {type_.base} is needed here"
+    wanted = f"no value of {type_.base}"
     if type_.base == "jsonb" or type_.array:
         raise ValueError(f"{type_.base}{'[]' if type_.array else ''} takes no value from the mapping")
     try:

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from worker.errors import SchemaError, ServiceUnavailable
+from worker.postgres.connect import Connection
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.migration_log import OUTCOMES
 
@@ -87,7 +88,7 @@ SELECT count(*) FROM crossfade.dead_letter WHERE state IN ('parked', 'dead') AND
 _TENANTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
 
 
-async def read_standing(connection: asyncpg.Connection) -> Standing:
+async def read_standing(connection: Connection) -> Standing:
     """Return how things stand; `SchemaError` without our schema, `ServiceUnavailable` without an answer."""
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -107,7 +108,7 @@ async def read_standing(connection: asyncpg.Connection) -> Standing:
         ) from None
 
 
-async def _read(connection: asyncpg.Connection) -> Standing:
+async def _read(connection: Connection) -> Standing:
     at: datetime = await connection.fetchval(_NOW)  # pyright: ignore[reportAssignmentType]
     copies = await connection.fetch(_COPIES)
     publishers = await connection.fetch(_PUBLISHERS)

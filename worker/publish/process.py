@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
@@ -18,8 +17,8 @@ from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
 from worker.mongo.client import Client, connect, describe
-from worker.mongo.collections import existing
 from worker.mongo.heartbeat import Heartbeat
+from worker.mongo.missing import missing_collections
 from worker.postgres.checkpoints import Checkpoint, Checkpoints
 from worker.publish.copy import Copier
 from worker.publish.stream import StreamPublisher
@@ -101,18 +100,7 @@ async def _told_once() -> AsyncIterator[None]:
 
 
 async def _require_collections(client: Client, settings: Settings, mapping: Mapping) -> None:
-    sources = mapping.sources()
-    try:
-        there = await existing(client, sources)
-    except PyMongoError as error:
-        raise ServiceUnavailable(f"MongoDB does not list its collections ({describe(error)})") from None
-    found = {source.name for one in there if (source := sources.find(str(one)))}
-    names = {one.name for one in there}
-    faults: list[str] = []
-    for name in mapping.collections:
-        if name not in found:
-            near = difflib.get_close_matches(name, names - mapping.collections.keys(), n=1)
-            faults.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    faults = await missing_collections(client, mapping)
     if faults:
         raise MappingError(
             f"{settings.mapping} maps collections that database {mapping.database} does not have: "

@@ -1,0 +1,29 @@
+"""Which mapped collections MongoDB does not have."""
+
+from __future__ import annotations
+
+import difflib
+
+from pymongo.errors import PyMongoError
+
+from worker.errors import ServiceUnavailable
+from worker.mapping import Mapping
+from worker.mongo.client import Client, describe
+from worker.mongo.collections import existing
+
+
+async def missing_collections(client: Client, mapping: Mapping) -> list[str]:
+    """Return the names of the mapping that no collection fits, each with the nearest real one."""
+    sources = mapping.sources()
+    try:
+        there = await existing(client, sources)
+    except PyMongoError as error:
+        raise ServiceUnavailable(f"MongoDB does not list its collections ({describe(error)})") from None
+    names = {one.name for one in there}
+    found = {source.name for one in there if (source := sources.find(str(one)))}
+    missing: list[str] = []
+    for name in mapping.collections:
+        if name not in found:
+            near = difflib.get_close_matches(name, names - mapping.collections.keys(), n=1)
+            missing.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    return missing

@@ -1,0 +1,173 @@
+"""Rows that refer to rows which are not there.
+
+apply writes as session_replication_role = replica where it may, and then PostgreSQL checks no foreign key: a
+reference that dangles in MongoDB dangles here too. References are what the mapping calls so, the real foreign
+keys of its tables, and each child row's document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from worker.errors import SchemaError, ServiceUnavailable
+from worker.mapping import Mapping, Plans
+from worker.mapping.model import Child, CollectionMapping
+from worker.postgres.catalog import Catalog, read_catalog
+from worker.postgres.connect import Connection
+from worker.postgres.faults import FAULTS, describe
+from worker.postgres.target import quoted
+
+
+class Reference(NamedTuple):
+    """Columns of a table that name a row of another; ``key``: what names the referring row itself.
+
+    Tables as SQL writes them.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    target: str
+    target_columns: tuple[str, ...]
+    array: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.table} ({', '.join(self.columns)}) -> {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """What was found of one reference. ``rows`` has the first keys: a row id, then positions."""
+
+    reference: Reference
+    count: int
+    rows: Sequence[str]
+
+
+class Found(NamedTuple):
+    """Orphans by reference, how many references were looked at, and those that were not, each with why."""
+
+    orphans: list[Orphans]
+    looked_at: int
+    not_looked_at: list[str]
+
+
+_FOREIGN_KEYS = """
+SELECT conrelid::regclass::text, confrelid::regclass::text, ARRAY(
+    SELECT attname::text FROM unnest(conkey) WITH ORDINALITY AS k(number, place)
+    JOIN pg_catalog.pg_attribute ON attrelid = conrelid AND attnum = k.number ORDER BY place), ARRAY(
+    SELECT attname::text FROM unnest(confkey) WITH ORDINALITY AS k(number, place)
+    JOIN pg_catalog.pg_attribute ON attrelid = confrelid AND attnum = k.number ORDER BY place),
+    has_schema_privilege(relnamespace, 'USAGE')
+FROM pg_catalog.pg_constraint JOIN pg_catalog.pg_class target ON target.oid = confrelid
+WHERE contype = 'f' AND conparentid = 0
+    AND conrelid IN (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+ORDER BY conrelid::regclass::text, conname
+"""
+
+
+async def find_orphans(connection: Connection, mapping: Mapping, *, limit: int, seconds: float) -> Found:
+    """Return the orphans of all references, in one snapshot; of each at most ``limit`` rows are named.
+
+    The connection's role must see the rows of every tenant, or a reference is not looked at; nor is one whose
+    search takes longer than ``seconds``. `SchemaError`, `ServiceUnavailable`: nothing could be looked at.
+    """
+    orphans: list[Orphans] = []
+    skipped: list[str] = []
+    looked_at = 0
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(
+                "SELECT set_config('statement_timeout', $1, true)", f"{seconds * 1000:.0f}"
+            )
+            names = [table for one in mapping.collections.values() for table, _ in one.tables()]
+            foreign = await connection.fetch(_FOREIGN_KEYS, names)
+            written = {name: quoted(name) for name in names} | {row[1]: row[1] for row in foreign if row[4]}
+            catalog = await read_catalog(connection, written)
+            if missing := [name for name in names if name not in catalog.tables]:
+                raise SchemaError(f"the database lacks {', '.join(missing)}")
+            live = {table.qualified: table for table in catalog.tables.values()}
+            for reference in _references(mapping, catalog, foreign):
+                unseen = [
+                    one
+                    for one in (reference.table, reference.target)
+                    if one not in live or not live[one].all_seen()
+                ]
+                if unseen:
+                    skipped.append(f"{reference}: {catalog.role} does not see all rows of {unseen[0]}")
+                    continue
+                try:
+                    async with connection.transaction():
+                        count, rows = await connection.fetchrow(_query(reference), limit)  # pyright: ignore
+                except asyncpg.QueryCanceledError:
+                    skipped.append(f"{reference}: took longer than {seconds:g} s")
+                    continue
+                looked_at += 1
+                if count:
+                    orphans.append(Orphans(reference, count, rows))
+    except asyncpg.UndefinedColumnError as error:
+        raise SchemaError(f"the tables do not fit the mapping ({describe(error)})") from None
+    except FAULTS as error:
+        raise ServiceUnavailable(f"PostgreSQL does not answer ({describe(error)})") from None
+    return Found(orphans, looked_at, skipped)
+
+
+def _references(mapping: Mapping, catalog: Catalog, foreign: Iterable[Sequence[Any]]) -> Iterable[Reference]:
+    """Return each reference once, however many ways it is told."""
+    parts = [part for one in mapping.collections.values() for _, part in one.tables()]
+    tables = Plans(mapping).tables()
+    keys = {catalog.tables[table.table].qualified: table.key for table in tables}
+    found: dict[Any, Reference] = {}
+    for table, part in zip(tables, parts, strict=True):
+        name = catalog.tables[table.table].qualified
+        for column, told in part.columns.items():
+            if told.references is not None:
+                other = mapping.collections[told.references]
+                target = catalog.tables[other.table].qualified
+                one = Reference(name, table.key, (column,), target, (other.id,), told.parsed.array)
+                found[one[:5]] = one
+    for above, below in nested(mapping):
+        target = catalog.tables[above.table].qualified
+        name = catalog.tables[below.table].qualified
+        one = Reference(name, keys[name], below.parent, target, keys[target])
+        found[one[:5]] = one
+    for name, target, columns, target_columns, _ in foreign:
+        one = Reference(name, keys[name], tuple(columns), target, tuple(target_columns))
+        found.setdefault(one[:5], one)
+    return found.values()
+
+
+def nested(mapping: Mapping) -> Iterator[tuple[CollectionMapping | Child, Child]]:
+    """Return each child table with the one above it."""
+    for collection in mapping.collections.values():
+        for _, part in collection.tables():
+            yield from ((part, child) for child in part.children.values())
+
+
+def _query(reference: Reference) -> str:
+    """Return the query for the number of referring rows, and the first of their keys as text."""
+    key = ", ".join(f"t.{_written(name)}" for name in reference.key)
+    wanted = [f"t.{_written(name)}" for name in reference.columns]
+    source, distinct = f"{reference.table} AS t", ""
+    if reference.array:
+        source += f", unnest({wanted[0]}) AS e(id)"
+        wanted, distinct = ["e.id"], "DISTINCT "
+    there = " AND ".join(
+        f"o.{_written(name)} = {value}" for name, value in zip(reference.target_columns, wanted, strict=True)
+    )
+    set_ = " AND ".join(f"{value} IS NOT NULL" for value in wanted)
+    columns = ", ".join(f"k{place}" for place in range(1, len(reference.key) + 1))
+    return (
+        f"WITH orphan({columns}) AS MATERIALIZED (SELECT {distinct}{key} FROM {source} WHERE {set_} "  # noqa: S608
+        f"AND NOT EXISTS (SELECT FROM {reference.target} AS o WHERE {there})) "
+        f"SELECT (SELECT count(*) FROM orphan), "
+        f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
+    )
+
+
+def _written(name: str) -> str:
+    return quoted(name.replace('"', '""'))  # a foreign key's columns need not be in the mapping
