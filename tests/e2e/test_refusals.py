@@ -8,7 +8,7 @@ import bson
 import pytest
 
 from examples.spaces.oracle import Difference
-from tests.support.world import once, world
+from tests.support.world import World, once, world
 from worker.embedded import Services
 
 
@@ -82,3 +82,28 @@ async def test_what_is_wrong_at_start_is_one_clear_line_and_exit_2(
         assert code == 2, output
         assert "Traceback" not in output and "s3cret" not in output
         assert len(lines) == 1 and told in lines[0], output
+
+
+async def test_a_replica_session_that_would_let_duplicates_in_is_not_used(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        trigger = await w.value(
+            "SELECT g.tgname FROM pg_trigger g JOIN pg_constraint c ON c.oid = g.tgconstraint "
+            "WHERE c.conname = 'unique_email_per_tenant'"
+        )
+        connection = await w.connect()
+        await connection.execute(f'ALTER TABLE users ENABLE TRIGGER "{trigger}"')  # as a restored dump has it
+        await connection.close()
+        code, output = await once(w, "apply", CROSSFADE_REPLICATION_ROLE="replica")
+        assert code == 2 and f'ALTER TABLE users ENABLE ALWAYS TRIGGER "{trigger}"' in output
+        await w.load(100)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        assert '"replication_role": "origin"' in log(w, "apply")
+        await w.assert_nothing_lost()
+
+
+def log(w: World, name: str) -> str:
+    return (w.directory / f"{name}.log").read_text()
