@@ -151,6 +151,23 @@ async def test_a_collection_that_was_not_mapped_for_a_while_is_copied_when_it_co
         assert await w.value("SELECT count(*) FROM pages WHERE title <> 'changed meanwhile'") == 0
 
 
+async def test_two_publishers_of_different_names_do_not_copy_in_turns(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(200)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        await w.start("publish", "other", CROSSFADE_PUBLISHER=f"{w.name}b")
+        await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copies = 2", 6)
+        await w.settled()
+        token = await w.value("SELECT max(token_time) FROM crossfade.checkpoint")
+        await w.until_value("SELECT min(token_time) FROM crossfade.checkpoint", token + (4 << 32))
+        assert set((await states(w)).values()) == {("copied", "same", 2)}
+        await w.assert_nothing_lost()
+
+
 async def test_what_cannot_be_meant_is_refused(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w:
         for arguments, told in (

@@ -90,21 +90,31 @@ class Copier:
 
         `Fatal` when another mapping was accepted for a collection: it may name other collections.
         """
+        elsewhere: set[str] | None = None
         while True:
             copies = await self.checkpoints.copies()
-            for namespace, hash_ in self.hashes.items():
-                if copies[namespace].mapping_hash != hash_:
-                    raise Fatal(
-                        f"the mapping of {namespace} was changed", remedy="start again with the new one"
-                    )
-            wanted = (target for target in self.targets.all if self._wanted(copies[target.namespace]))
-            if (target := next(wanted, None)) is None:
-                await asyncio.sleep(LOOK_EVERY)
+            self._require_same_mapping(copies)
+            if elsewhere is None:
+                # Once: two publishers of different names would otherwise copy in turns for ever.
+                elsewhere = {name for name in self.hashes if not self._ours(copies[name])}
+            for target in self.targets.all if self.enabled else ():
+                progress = copies[target.namespace]
+                if target.namespace in elsewhere or self._wanted(progress):
+                    elsewhere.discard(target.namespace)
+                    await self._run(target, progress)
+                    break
             else:
-                await self._run(target, copies[target.namespace])
+                await asyncio.sleep(LOOK_EVERY)
+
+    def _require_same_mapping(self, copies: Mapping[str, CopyProgress]) -> None:
+        for namespace, hash_ in self.hashes.items():
+            if copies[namespace].mapping_hash != hash_:
+                raise Fatal(f"the mapping of {namespace} was changed", remedy="start publish again")
 
     def _wanted(self, progress: CopyProgress) -> bool:
-        return self.enabled and not (progress.state == "copied" and self._ours(progress))
+        return progress.state in ("pending", "invalid") or (
+            progress.state == "copying" and self._ours(progress)
+        )
 
     def _ours(self, progress: CopyProgress) -> bool:
         return progress.incarnation == self.incarnation.id
@@ -179,7 +189,7 @@ class Copier:
 
         Every snapshot is at or after a heartbeat written now, so it is newer than: S (C3); the token that the
         stream has gone on from, before which a collection that is new in the mapping was not watched; and
-        every event that was ever applied, so that a copy over live rows makes all of them anew (A1).
+        every event applied before this copy was asked for, so that it makes all of those rows anew (A1).
 
         A collection that appears after they were listed, or that stands before the place of a copy that goes
         on and was not listed when it began, was born after S: the stream has all of it.
