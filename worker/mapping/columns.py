@@ -46,9 +46,7 @@ class ColumnPlan:
         self._back = values.back(self.type)
         self.take: Callable[[Any, Notes], Any] = self._take
         self.give: Callable[[Any, Notes], Any] = self._give
-        if column.constant is not None:
-            self.take = lambda value, notes: self.constant
-        elif self.type.base == "jsonb":
+        if self.type.base == "jsonb":
             self.take, self.give = self._take_json, self._give_json
 
     def _literal(self, column: Column, value: Any) -> Any:

@@ -72,13 +72,16 @@ class Fields:
         self.plans = [
             ColumnPlan(name, column, scopes.get(column.references or "")) for name, column in columns.items()
         ]
-        own = [plan for plan in self.plans if plan.path != ELEMENT]
+        # A field that only has a constant's name is none of its business.
+        self._constants = {plan.name: plan.constant for plan in self.plans if plan.constant is not None}
+        own = [plan for plan in self.plans if plan.constant is None and plan.path != ELEMENT]
         self._flat = [(plan.name, plan.path, plan.take) for plan in own if "." not in plan.path]
         self._deep = [(plan.name, plan.path, plan.take) for plan in own if "." in plan.path]
         self.whole = next((plan for plan in self.plans if plan.path == ELEMENT), None)
 
     def take(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Move mapped fields from ``left`` into ``row``; what their columns cannot say into ``notes``."""
+        row.update(self._constants)
         for name, path, take in self._flat:
             row[name] = take(left.pop(path, MISSING), notes)
         for name, path, take in self._deep:
