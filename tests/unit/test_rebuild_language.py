@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 from uuid import uuid4
 
+import bson
 import pytest
+from bson import Code, DBRef
 
-from tests.support.same import assert_same
 from tests.support.stored import stored
 from worker.mapping import CollectionPlan, Rebuilder
 from worker.mapping.model import CollectionMapping
@@ -33,3 +35,42 @@ def test_a_field_that_has_a_constants_name_is_kept(value: Any) -> None:
     child = {"table": "c", "parent": "p", "position": "i", "rest": "r"} | kind
     below = {"columns": {}, "children": {"items": child}}
     assert there_and_back(below, {"items": [{"kind": value}, 1]}) == {"items": [{"kind": value}, 1]}
+
+
+TWISTED: list[Any] = [
+    {"second": 1, "first": 2},
+    {"a": [{"bb": 1, "a": 2}]},
+    {"$bb": 1, "ccc": 2},
+    DBRef("c", 1, None, {"second": 1, "first": 2}),
+    DBRef("c", {"b": 1, "a": 2}),
+    Code("f", {"b": 1, "a": 2}),
+]
+
+
+@pytest.mark.parametrize("value", TWISTED)
+def test_an_id_keeps_the_order_of_its_fields_for_another_order_is_another_id(value: Any) -> None:
+    other = {"type": "uuid", "references": "others"}
+    mapping = {
+        "tenant": {"path": "of.tenant", "column": "tenant_id"},
+        "columns": {"other": other, "others": other | {"type": "uuid[]"}},
+    }
+    back = there_and_back(
+        mapping, {"_id": value, "of": {"tenant": value}, "other": value, "others": [value, 1, None]}
+    )
+    found = [back["_id"], back["of"]["tenant"], back["other"], back["others"][0]]
+    assert [bson.encode({"": one}) for one in found] == [bson.encode({"": value})] * 4
+    assert back["others"][1:] == [1, None]
+
+
+def test_ids_whose_order_jsonb_keeps_stay_readable() -> None:
+    plan = CollectionPlan(CollectionMapping.model_validate(OWN | {"columns": {}}))
+    rest = plan.rows({"_id": {"a": 1, "bb": "x"}}).row["rest"]
+    assert rest == {"$notes": {"_id": {"a": {"$numberInt": "1"}, "bb": "x"}}}
+
+
+@pytest.mark.parametrize("bits", ["000000000000f87f", "000000000000f8ff", "010000000000f07f"])
+@pytest.mark.parametrize("type_", ["double precision", "numeric", "jsonb"])
+def test_every_nan_keeps_its_bits(type_: str, bits: str) -> None:
+    (value,) = struct.unpack("<d", bytes.fromhex(bits))
+    back = there_and_back({"columns": {"x": {"type": type_}}}, {"x": value, "y": [value]})
+    assert [struct.pack("<d", one).hex() for one in (back["x"], *back["y"])] == [bits, bits]

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from topics import Collection, id_to_bson
 from worker.mapping.columns import ABSENT, MISSING, ColumnPlan, Notes, Unmappable
-from worker.mapping.extended import extended
+from worker.mapping.extended import as_id, extended
 from worker.mapping.ids import reversible, row_id
 from worker.mapping.model import ELEMENT, Child, CollectionMapping, Column, Mapping, Tenant
 from worker.mapping.sources import named_tenant
@@ -217,7 +217,7 @@ class CollectionPlan:
             child.rows(pop(left, child.path), (own,), tenant, notes, children)
         kept = None
         if not reversible(document_id):
-            kept, notes["_id"] = id_to_bson(document_id), document_id
+            kept, notes["_id"] = id_to_bson(document_id), as_id(document_id)
         self._fields.finish(left, row, notes)
         return Rows(own, tenant, kept, row, tuple(children.values()), parent)
 
@@ -260,7 +260,7 @@ def _tenant(tenant: Tenant | None, name: str | None) -> _TenantOf:
     def of_path(document: dict[str, Any], left: dict[str, Any], notes: Notes) -> _Found:
         value = _told(pop(left, path), path)
         if not reversible(value):
-            notes[path] = value
+            notes[path] = as_id(value)
         return row_id(value), None
 
     return of_path
