@@ -122,7 +122,7 @@ class ColumnPlan:
 
     def untouched(self, held: Any) -> bool:
         """Whether the column holds what it does where there is no field."""
-        return values.holds(self.type, held, self._default if self.constant is None else self.constant)
+        return values.holds(self.type, held, self._default)
 
 
 def _converter(type_: ColumnType, column: Column, scope: str | None) -> values.Converter:
