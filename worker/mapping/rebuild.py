@@ -47,7 +47,7 @@ class _Back:
         self._rest = fields.rest
         self._plans = [plan for plan in fields.plans if plan.constant is None]
         self._columns = [
-            (plan.name, plan.path, plan.give, "." in plan.path)
+            (plan.name, plan.path, plan.give, plan.back, "." in plan.path)
             for plan in self._plans
             if plan.path != ELEMENT
         ]
@@ -68,10 +68,16 @@ class _Back:
 
     def put(self, row: SourceRow, document: Document, notes: Notes) -> None:
         """Put the columns' values into the document, or the notes' where these still count."""
-        for name, path, give, deep in self._columns:
-            value = give(row[name], notes)
-            if value is MISSING:
+        for name, path, give, back, deep in self._columns:
+            value = row[name]
+            if notes:
+                value = give(value, notes)
+                if value is MISSING:
+                    continue
+            elif value is None:
                 continue
+            elif back is not None:
+                value = back(value)
             if deep:
                 put(document, path, value)
             else:
@@ -119,8 +125,10 @@ class _Elements:
 
     def by_parent(self, rows: Iterable[SourceRow]) -> _ByParent:
         """Return rows by the positions of the element that they lie in."""
-        found: _ByParent = {}
         above = self._positions[:-1]
+        if not above:
+            return {(): list(rows)}
+        found: _ByParent = {}
         for row in rows:
             found.setdefault(tuple(row[name] for name in above), []).append(row)
         return found
