@@ -48,7 +48,11 @@ class Documents:
 
     def _tenant(self, rng: Random, document: Document, ordinary: bool) -> None:
         tenant = self._mapping.tenant
-        if tenant is None or (not ordinary and rng.random() < 0.01):
+        if tenant is None:
+            return
+        if not ordinary and rng.random() < 0.01:
+            if tenant.parent is not None:  # which may have been filled as a column's
+                document.pop(tenant.parent.path.split(".")[0], None)
             return
         if tenant.path is not None and tenant.path != "_id":
             told = rng.random() < 0.7

@@ -165,8 +165,8 @@ _SELF: dict[str, Any] = {
 }
 
 
-def content(database: str) -> dict[str, Any]:
-    """Return the mapping as its file would hold it."""
+def content(database: str, *leave_out: str) -> dict[str, Any]:
+    """Return the mapping as its file would hold it, without some collections."""
     collections = {
         "flat": _FLAT,
         "trees": _TREES,
@@ -175,7 +175,8 @@ def content(database: str) -> dict[str, Any]:
         "shared": _SHARED,
         "selves": _SELF,
     }
-    return {"version": 1, "database": database, "collections": collections}
+    kept = {name: one for name, one in collections.items() if name not in leave_out}
+    return {"version": 1, "database": database, "collections": kept}
 
 
 def mapping(database: str = "roundtrip") -> Mapping:

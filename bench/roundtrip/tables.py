@@ -16,6 +16,27 @@ def definitions(mapping: Mapping, *, unlogged: bool = False) -> str:
     return "\n".join([*_enums(mapping), *tables])
 
 
+def access(mapping: Mapping) -> str:
+    """Return the statements that let the sync write a transaction's own tenants (schema/spaces/004)."""
+    return "\n".join(
+        [
+            "GRANT USAGE ON SCHEMA public TO crossfade_sync;",
+            *(line for table in Plans(mapping).tables() for line in _access(table)),
+        ]
+    )
+
+
+def _access(table: TablePlan) -> Iterator[str]:
+    yield f'GRANT SELECT, INSERT, UPDATE, DELETE ON "{table.table}" TO crossfade_sync;'
+    if table.tenant is not None:
+        yield f'ALTER TABLE "{table.table}" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;'
+        declared = "string_to_array(nullif(current_setting('crossfade.tenants', true), ''), ',')::uuid[]"
+        yield (
+            f'CREATE POLICY crossfade_sync ON "{table.table}" TO crossfade_sync '
+            f'USING ("{table.tenant}" = ANY ((SELECT {declared})::uuid[]));'
+        )
+
+
 def _enums(mapping: Mapping) -> Iterator[str]:
     labels: dict[str, tuple[str, ...]] = {}
     for collection in mapping.collections.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -12,6 +11,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
 from motor.motor_asyncio import AsyncIOMotorClient
 
+from bench.roundtrip.ignored import without_ignored
 from worker.mapping import Mapping, Plans, Rebuilder, scopes
 from worker.postgres.documents import TargetDocuments
 
@@ -48,18 +48,6 @@ def assert_same(back: Any, document: Any) -> None:
     assert told_apart(back) == told_apart(document)
 
 
-def without(document: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """Return a document without the fields at these dotted paths."""
-    kept = dict(document)
-    for path in paths:
-        name, _, inside = path.partition(".")
-        if not inside:
-            kept.pop(name, None)
-        elif isinstance(kept.get(name), dict):
-            kept[name] = without(kept[name], [inside])
-    return kept
-
-
 async def unequal(
     client: AsyncIOMotorClient[Any], connection: asyncpg.Connection, mapping: Mapping
 ) -> list[tuple[str, Any, str]]:
@@ -88,7 +76,7 @@ async def unequal(
                     held = await documents.read(connection, list(ids))
                     for row_id, document in ids.items():
                         if (f"{database}.{name}", row_id) not in dead:
-                            found = _different(held.get(row_id), without(document, one.ignore))
+                            found = _different(held.get(row_id), without_ignored(one, document))
                             if found:
                                 differences.append((f"{database}.{name}", document["_id"], found))
     return differences
