@@ -12,7 +12,7 @@ import pytest
 
 from bench.roundtrip.run import database, roundtrip
 from worker.embedded import Services
-from worker.mapping import values
+from worker.mapping import plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ async def test_generated_documents_come_back_equal_or_are_refused_by_name(servic
 async def test_a_loss_is_found_and_told_by_number(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(values, "_plain_double", lambda value: True)
+    monkeypatch.setattr(plain, "_plain_double", lambda value: True)
     async with database(services.postgres_admin_dsn) as connection:
         judged = await roundtrip(connection, range(600), seed=20)
         assert judged.differences

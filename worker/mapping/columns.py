@@ -14,6 +14,7 @@ from typing import Any, cast
 from worker.mapping import values
 from worker.mapping.extended import as_id, from_extended
 from worker.mapping.model import Column
+from worker.mapping.plain import nearest, plain
 from worker.mapping.types import ColumnType
 from worker.mapping.values import Inexact
 
@@ -69,10 +70,10 @@ class ColumnPlan:
     def _take_json(self, value: Any, notes: Notes) -> Any:
         if value is MISSING or value is None:
             return self._nothing(value, notes)
-        plain = values.plain(value, self.path, notes)
-        if plain is None and self._refuses:
+        made = plain(value, self.path, notes)
+        if made is None and self._refuses:
             raise self._unfit(value)
-        return plain
+        return made
 
     def _nothing(self, value: Any, notes: Notes) -> Any:
         if self._required:
@@ -99,7 +100,7 @@ class ColumnPlan:
     def _give_json(self, held: Any, notes: Notes) -> Any:
         note = _exact(notes[self.path]) if self.path in notes else MISSING
         if held is None:
-            return note if note is None or values.nearest(note) is None else MISSING
+            return note if note is None or nearest(note) is None else MISSING
         assert self.back is not None
         plain = self.back(held)
         if not notes:
@@ -130,7 +131,7 @@ def _converter(type_: ColumnType, column: Column, scope: str | None) -> values.C
     if column.references is not None:
         one = values.reference(scope)
         return values.array(one) if type_.array else one
-    return values.nearest if type_.base == "jsonb" else values.converter(type_, column.values)
+    return nearest if type_.base == "jsonb" else values.converter(type_, column.values)
 
 
 def _exact(note: Any) -> Any:
@@ -168,7 +169,7 @@ def _is_nearest(plain: Any, exact: Any) -> bool:
     """Whether plain JSON is still what the mapping wrote for an exact value."""
     if plain is MISSING:
         return False
-    expected = values.nearest(exact)
+    expected = nearest(exact)
     if type(expected) is float and type(plain) is int:  # jsonb writes large ones in full
         return Decimal(repr(expected)) == plain
     return type(plain) is type(expected) and plain == expected
