@@ -17,7 +17,7 @@ from pymongo.errors import BulkWriteError
 from bench.roundtrip import tables
 from bench.roundtrip.generate import Documents
 from bench.roundtrip.mappings import content
-from tests.support.same import CODEC
+from tests.support.same import CODEC, whole
 from tests.support.world import World, world
 from worker.embedded import Services
 from worker.mapping import CollectionPlan, Mapping, Unmappable
@@ -70,6 +70,8 @@ async def test_every_document_arrives_equal_or_is_a_dead_letter_with_a_named_rea
         parents: list[Any] = []
         for name, one in WHOLE.collections.items():
             documents = [Documents(one, 11, parents).document(number) for number in range(each)]
+            if name == "shared":
+                documents[0] = {"_id": "odd", "$ref": "looks", "$id": "like", "more": "a DBRef"}
             refused = await insert(w, name, documents[: each // 2])
             if "publish" not in w.processes:
                 await w.start("publish", "publish")
@@ -77,9 +79,9 @@ async def test_every_document_arrives_equal_or_is_a_dead_letter_with_a_named_rea
             assert refused < each / 10
             if name == "flat":
                 parents = [
-                    held["_id"]
+                    whole(held)["_id"]
                     async for held in w.mongo[name].with_options(codec_options=CODEC).find()
-                    if mapped(name, held)
+                    if mapped(name, whole(held))
                 ]
         await w.settled(40 + DOCUMENTS / 100)
         assert await w.unequal() == []
