@@ -42,7 +42,7 @@ class Documents:
             document.pop("_id", None)
         _fill(rng, document, self._mapping, ordinary)
         if rng.random() < _DEEP:
-            document["deeper"] = values.nested(rng, rng.randrange(60, 95))
+            document["deeper"] = values.nested(rng, rng.randrange(60, 150))
         self._tenant(rng, document, ordinary)
         return {"_id": id_} | document
 

@@ -13,13 +13,14 @@ import asyncpg
 import bson
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
 
 from bench.roundtrip.generate import Document, Documents
 from bench.roundtrip.ignored import without_ignored
 from bench.roundtrip.mappings import mapping
 from bench.roundtrip.tables import definitions
 from examples.spaces.exact import differing_paths
-from worker.mapping import CollectionPlan, Mapping, Plans, Rebuilder, Rows, Unmappable, scopes
+from worker.mapping import CollectionPlan, Mapping, Plans, Rebuilder, Rows, Unmappable, Unrebuildable, scopes
 from worker.mapping.model import CollectionMapping
 from worker.postgres.connect import connect
 from worker.postgres.documents import TargetDocuments
@@ -34,6 +35,9 @@ CODEC: CodecOptions[Document] = CodecOptions(
 BATCH = 3000
 TENANT_NAME = "acme"
 _ENOUGH = 20
+FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, Unrebuildable, BSONError, RecursionError)
+FAULTS += (ValueError, TypeError, LookupError, ArithmeticError)
+"""What would end apply, or make a dead letter whose reason names nothing: here it is a difference."""
 _PARENT = UUID(int=7)
 
 
@@ -130,7 +134,7 @@ class Roundtrip:
         try:
             async with self._connection.transaction(isolation="repeatable_read"):
                 judged = await self._batch(collection, numbers)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except FAULTS as error:
             if len(numbers) > 1:  # find the one that is refused
                 for number in numbers:
                     await self._judge(collection, [number])

@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 
 import bson
 import pytest
-from bson import Code, DBRef, Decimal128
+from bson import Code, DBRef, Decimal128, ObjectId
 from pydantic import ValidationError
 
+from bench.roundtrip import mappings
 from tests.support.stored import RowUUID, stored
-from worker.mapping import CollectionPlan, Rebuilder
+from worker.mapping import CollectionPlan, Plans, Rebuilder
 from worker.mapping.model import CollectionMapping
 
 Row = dict[str, Any]
@@ -130,3 +131,20 @@ def test_an_array_directly_inside_an_array_gets_no_table() -> None:
     child = CHILD | {"columns": {}, "children": {"$": WORDS}}
     with pytest.raises(ValidationError, match="an array in an array"):
         CollectionMapping.model_validate(OWN | {"columns": {}, "children": {"items": child}})
+
+
+@pytest.mark.parametrize("id_", [1, "home", {"b": 1, "a": 2}, ObjectId(), UUID(int=5)])
+def test_a_reference_is_the_row_id_of_what_it_refers_to(id_: Any) -> None:
+    plans = Plans(mappings.mapping())
+    flat, trees = plans.find("roundtrip.flat"), plans.find("roundtrip.trees")
+    acme, other = plans.find("roundtrip.named_acme"), plans.find("roundtrip.named_other")
+    assert flat and trees and acme and other
+    document = {"_id": 1, "of": {"tenant": 1}, "needed": 1, "refers": {"tree": id_, "trees": [id_, None]}}
+    made = flat.plan.rows(document)
+    assert made.row["tree_id"] == trees.plan.row_id(id_) == trees.plan.rows({"_id": id_}).row["tree_id"]
+    assert made.row["tree_ids"] == [trees.plan.row_id(id_), None]
+    referring = acme.plan.rows({"_id": 1, "other": id_, "refs": [id_]})
+    assert referring.row["other"] == acme.plan.row_id(id_) == referring.children[0][0]["ref"]
+    # Short ids are one tenant's where its name tells them apart.
+    same = isinstance(id_, UUID | ObjectId)
+    assert (acme.plan.row_id(id_) == other.plan.row_id(id_)) is same
