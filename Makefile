@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench roundtrip clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -26,6 +26,13 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+# N documents through PostgreSQL; with PIPELINE=20000 that many through MongoDB and Kafka as well.
+roundtrip: $(STAMP)
+	$(BIN)/python -m bench.roundtrip $(if $(N),--documents $(N)) $(ARGS)
+ifdef PIPELINE
+	ROUNDTRIP_DOCUMENTS=$(PIPELINE) $(BIN)/python -m pytest tests/e2e/test_roundtrip.py --timeout 1200
+endif
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

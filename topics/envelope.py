@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import bson
-from bson import Timestamp
+from bson import DBRef, Timestamp
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import InvalidBSON
@@ -193,6 +193,9 @@ def _origin(origin: dict[str, Any]) -> Origin:
 
 
 def _document(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if isinstance(value := record.get(name), DBRef):
+        # A whole document with the fields $ref and $id looks like one to the decoder.
+        return dict(cast("Mapping[str, Any]", value.as_doc()))
     return cast("dict[str, Any]", _field(record, name, dict))
 
 

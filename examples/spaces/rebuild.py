@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,19 +20,26 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 from uuid import UUID
 
-from bson import Decimal128, ObjectId, json_util
+import bson
+from bson import Code, DBRef, Decimal128, ObjectId, json_util
 from bson.binary import UuidRepresentation
-from bson.codec_options import DatetimeConversion
+from bson.codec_options import CodecOptions, DatetimeConversion
 
 from examples.spaces.shapes import Document
 
 NOTES = "$notes"
+ELEMENT = "$"
 _MARK = b"xfo"
 _MISSING = object()
 _EXTENDED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL,
     uuid_representation=UuidRepresentation.STANDARD,
     tz_aware=True,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+_CODEC: CodecOptions[Document] = CodecOptions(
+    tz_aware=True,
+    uuid_representation=UuidRepresentation.STANDARD,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 
@@ -135,13 +144,14 @@ def rebuild(collection: str, row: Row, activities: Iterable[Row] = ()) -> Rebuil
     """Return the document that a row, and its child rows in order of position, stand for."""
     rebuilt = Rebuilt({})
     _fill(rebuilt, TABLES[collection], row)
-    elements: list[Document] = []
+    elements: list[Any] = []
     for expected, child in enumerate(activities):
         element = Rebuilt({})
-        _fill(element, ACTIVITIES, child)
+        whole = _fill(element, ACTIVITIES, child)
         for name in _OWN:
             element.document.pop(name)
-        elements.append(element.document)
+        # Columns beside the note of an element that is no object: the application has made it one.
+        elements.append(element.document or whole if whole is not _MISSING else element.document)
         rebuilt.faults += [f"activities.{expected}.{fault}" for fault in element.faults]
         if child["position"] != expected:
             rebuilt.faults.append("activities.position")
@@ -153,7 +163,8 @@ def rebuild(collection: str, row: Row, activities: Iterable[Row] = ()) -> Rebuil
     return rebuilt
 
 
-def _fill(rebuilt: Rebuilt, table: Table, row: Row) -> None:
+def _fill(rebuilt: Rebuilt, table: Table, row: Row) -> Any:
+    """Fill a document from its row; return what the row says of an element that is no object, if it does."""
     document = rebuilt.document
     for column, path in table.columns.items():
         value = row[column]
@@ -165,20 +176,53 @@ def _fill(rebuilt: Rebuilt, table: Table, row: Row) -> None:
             value = document_id(value)
         document[path] = value
     if row["rest"] is None:
-        return
-    rest = json_util.loads(row["rest"], json_options=_EXTENDED)
+        return _MISSING
+    rest = json.loads(row["rest"])
     if not isinstance(rest, dict) or not rest:
         rebuilt.faults.append("rest")
-        return
-    for path, exact in rest.pop(NOTES, {}).items():
-        _apply_note(document, path, exact)
+        return _MISSING
+    notes = {path: exact(note) for path, note in rest.pop(NOTES, {}).items()}
+    whole = notes.pop(ELEMENT, _MISSING)
+    for path, value in notes.items():
+        _apply_note(document, path, value)
     for name, value in rest.items():
+        name = _field(name)
         if name in document:
             rebuilt.faults.append(f"rest.{name}")
-        document[name] = value
+        document[name] = exact(value)
+    return whole
 
 
-def _apply_note(document: Document, path: str, exact: Any) -> None:
+def _field(name: str) -> str:
+    """Return a field's name: one that begins with ``$`` is written with one more."""
+    return name.removeprefix("$") if name.startswith("$$") else name
+
+
+def exact(value: Any) -> Any:
+    """Return a value of the rest column: Extended JSON, with four types more (docs/decisions/0002)."""
+    if isinstance(value, list):
+        return [exact(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {_field(name): exact(item) for name, item in value.items()}
+    match value:
+        case {"$utf8": data}:
+            return b64decode(data).decode()
+        case {"$double": data}:
+            return struct.unpack("<d", b64decode(data))[0]
+        case {"$decimal128": data}:
+            return Decimal128.from_bid(b64decode(data))
+        case {"$bson": data}:
+            return bson.decode(b64decode(data), _CODEC)[""]
+        case {"$code": _}:
+            return Code(inner["$code"], inner.get("$scope"))
+        case {"$ref": _, "$id": _}:
+            return DBRef(inner.pop("$ref"), inner.pop("$id"), inner.pop("$db", None), inner)
+    typed = any(name.startswith("$") and not name.startswith("$$") for name in value)
+    return json_util.object_hook(inner, _EXTENDED) if typed else inner
+
+
+def _apply_note(document: Document, path: str, value: Any) -> None:
     """Put a note's value where its path leads, unless something else stands there by now."""
     *parents, last = (step.replace("~1", ".").replace("~0", "~") for step in path.split("."))
     place: Any = document
@@ -188,9 +232,9 @@ def _apply_note(document: Document, path: str, exact: Any) -> None:
     if current is _MISSING:
         # A NULL column; deeper down, its parent was replaced.
         if place is document:
-            document[last] = exact
-    elif _looks_like(current, exact):
-        place[int(last) if isinstance(place, list) else last] = exact
+            document[last] = value
+    elif _looks_like(current, value):
+        place[int(last) if isinstance(place, list) else last] = value
 
 
 def _child(place: Any, step: str) -> Any:

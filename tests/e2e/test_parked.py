@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.letters import letters, log, running, told
-from tests.support.world import World, once, world
+from tests.support.letters import letters, running, told
+from tests.support.world import World, world
 from worker.embedded import Services
 from worker.mapping import row_id
 
@@ -76,22 +76,3 @@ async def references(w: World, before: UUID, after: UUID) -> None:
     for name, path in (("pages", "authorId"), ("leads", "assignedTo"), ("passwords", "userId")):
         for one in await w.mongo[name].find({path: before}).to_list(None):
             await w.mongo[name].update_one({"_id": one["_id"]}, {"$set": {path: after}})
-
-
-async def test_a_replica_session_that_would_let_duplicates_in_is_not_used(
-    services: Services, tmp_path: Path
-) -> None:
-    async with world(services, tmp_path) as w:
-        trigger = await w.value(
-            "SELECT g.tgname FROM pg_trigger g JOIN pg_constraint c ON c.oid = g.tgconstraint "
-            "WHERE c.conname = 'unique_email_per_tenant'"
-        )
-        connection = await w.connect()
-        await connection.execute(f'ALTER TABLE users ENABLE TRIGGER "{trigger}"')  # as a restored dump has it
-        await connection.close()
-        code, output = await once(w, "apply", CROSSFADE_REPLICATION_ROLE="replica")
-        assert code == 2 and f'ALTER TABLE users ENABLE ALWAYS TRIGGER "{trigger}"' in output
-        await w.load(100)
-        await running(w)
-        assert '"replication_role": "origin"' in log(w, "apply")
-        await w.assert_nothing_lost()

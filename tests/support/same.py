@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import struct
 from typing import Any
 
 import asyncpg
@@ -12,6 +11,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
 from motor.motor_asyncio import AsyncIOMotorClient
 
+from bench.roundtrip.ignored import without_ignored
 from worker.mapping import Mapping, Plans, Rebuilder, scopes
 from worker.postgres.documents import TargetDocuments
 
@@ -31,7 +31,7 @@ def told_apart(value: Any) -> Any:
         case int():
             return ("int", int(value))
         case float():
-            return ("float", "nan" if math.isnan(value) else repr(value))
+            return ("float", struct.pack("<d", value))
         case dict():
             return {name: told_apart(item) for name, item in value.items()}
         case list():
@@ -44,20 +44,13 @@ def told_apart(value: Any) -> Any:
             return (type(value).__name__, value)
 
 
+def whole(found: Any) -> dict[str, Any]:
+    """Return a document as it is: the driver takes one with the fields $ref and $id for a DBRef."""
+    return dict(found.as_doc()) if isinstance(found, DBRef) else found
+
+
 def assert_same(back: Any, document: Any) -> None:
     assert told_apart(back) == told_apart(document)
-
-
-def without(document: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """Return a document without the fields at these dotted paths."""
-    kept = dict(document)
-    for path in paths:
-        name, _, inside = path.partition(".")
-        if not inside:
-            kept.pop(name, None)
-        elif isinstance(kept.get(name), dict):
-            kept[name] = without(kept[name], [inside])
-    return kept
 
 
 async def unequal(
@@ -83,12 +76,12 @@ async def unequal(
                 documents = TargetDocuments((planned.plan.table, *planned.plan.children), rebuilder)
                 collection = client[database].get_collection(name, codec_options=CODEC)
                 cursor = collection.find(batch_size=_AT_ONCE)
-                while some := await cursor.to_list(_AT_ONCE):
+                while some := list(map(whole, await cursor.to_list(_AT_ONCE))):
                     ids = {planned.plan.row_id(document["_id"]): document for document in some}
                     held = await documents.read(connection, list(ids))
                     for row_id, document in ids.items():
                         if (f"{database}.{name}", row_id) not in dead:
-                            found = _different(held.get(row_id), without(document, one.ignore))
+                            found = _different(held.get(row_id), without_ignored(one, document))
                             if found:
                                 differences.append((f"{database}.{name}", document["_id"], found))
     return differences

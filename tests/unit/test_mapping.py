@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,15 @@ def rows(columns: dict[str, Any], document: dict[str, Any], **more: Any) -> Rows
     return plan.rows({"_id": uuid4(), "tenantId": TENANT} | document)
 
 
+MIDNIGHT = datetime(2020, 2, 29, tzinfo=UTC)
+NOON = timedelta(hours=12)
+ONE_TO_THREE: list[Any] = [{"$numberInt": "1"}, "2", {"$numberDouble": "3.0"}]
+
+
+def typed(type_: str, **more: Any) -> dict[str, Any]:
+    return {"type": type_} | ({"values": ["glad", "sad"]} if type_.startswith("enum") else {}) | more
+
+
 @pytest.mark.parametrize(
     ("type_", "value", "column"),
     [
@@ -39,10 +48,18 @@ def rows(columns: dict[str, Any], document: dict[str, Any], **more: Any) -> Rows
         ("timestamptz", datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)),
         ("bytea", b"\x01\xff", "\\x01ff"),
         ("jsonb", {"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
+        ("varchar(5)", "ééééé", "ééééé"),
+        ("varchar(5)", "😀" * 5, "😀" * 5),
+        ("enum(mood)", "glad", "glad"),
+        ("date", MIDNIGHT, MIDNIGHT.date()),
+        ("text[]", ["a", None, ""], ["a", None, ""]),
+        ("text[]", [], []),
+        ("date[]", [MIDNIGHT, None], [MIDNIGHT.date(), None]),
+        ("double precision[]", [1.5, -0.0, math.inf], [1.5, "-0.0", "inf"]),
     ],
 )
 def test_what_a_column_can_say_needs_no_note(type_: str, value: Any, column: Any) -> None:
-    row = rows({"x": {"type": type_}}, {"x": value}).row
+    row = rows({"x": typed(type_)}, {"x": value}).row
     assert (row["x"], row["rest"]) == (column, None)
 
 
@@ -64,10 +81,17 @@ def test_what_a_column_can_say_needs_no_note(type_: str, value: Any, column: Any
             None,
             {"$decimal128": "AAAAAAAAAAAAAAAAAAAA/A=="},
         ),
+        ("varchar(5)", "éééééé", None, "éééééé"),
+        ("varchar(5)", "a\0", None, {"$utf8": "YQA="}),
+        ("enum(mood)", "furious", None, "furious"),
+        ("date", MIDNIGHT + NOON, MIDNIGHT.date(), {"$date": {"$numberLong": "1582977600000"}}),
+        ("integer[]", [1, "2", 3.0, None], [1, None, 3, None], [*ONE_TO_THREE, None]),
+        ("text[]", "a", None, "a"),
+        ("text[]", [["a"]], [None], [["a"]]),
     ],
 )
 def test_what_a_column_cannot_say_is_noted_exactly(type_: str, value: Any, column: Any, note: Any) -> None:
-    row = rows({"x": {"type": type_}}, {"x": value}).row
+    row = rows({"x": typed(type_)}, {"x": value}).row
     assert (row["x"], row["rest"]) == (column, {"$notes": {"x": note}})
 
 
@@ -132,6 +156,53 @@ def test_elements_become_child_rows_by_position_with_the_tenant() -> None:
         (1, TENANT, None, {"$notes": {"$": {"$numberInt": "7"}}}),
         (2, TENANT, 2, {"more": "x"}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("document", "column", "rest"),
+    [
+        ({"x": 5}, 5, None),
+        ({"x": 3}, 3, None),
+        ({}, 3, {"$notes": {"x": {"$undefined": True}}}),
+        ({"x": None}, 3, {"$notes": {"x": None}}),
+        ({"x": "five"}, 3, {"$notes": {"x": "five"}}),
+        ({"x": 5.0}, 5, {"$notes": {"x": {"$numberDouble": "5.0"}}}),
+    ],
+)
+def test_a_default_stands_where_the_document_has_nothing_that_fits(
+    document: dict[str, Any], column: Any, rest: Any
+) -> None:
+    row = rows({"x": {"type": "integer", "default": 3}}, document).row
+    assert (row["x"], row["rest"]) == (column, rest)
+
+
+def test_what_is_ignored_is_nowhere() -> None:
+    row = rows({}, {"x": 1, "y": {"z": 2, "w": 3}}, ignore=["x", "y.z", "q.r"]).row
+    assert row["rest"] == {"y": {"w": {"$numberInt": "3"}}}
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "refused"),
+    [
+        ("integer", "5", True),
+        ("integer", 5.0, False),
+        ("integer", None, False),
+        ("integer[]", [1, "2"], True),
+        ("integer[]", [1, 2.0, None], False),
+        ("jsonb", b"bytes", True),
+        ("jsonb", {"inside": b"bytes"}, False),
+        ("varchar(5)", "123456", True),
+        ("date", MIDNIGHT + NOON, False),
+        ("enum(mood)", "furious", True),
+    ],
+)
+def test_a_misfit_is_a_dead_letter_where_the_column_wants_it(type_: str, value: Any, refused: bool) -> None:
+    columns = {"x": typed(type_, misfit="dead_letter")}
+    if not refused:
+        assert rows(columns, {"x": value}).row["rest"] is not None
+        return
+    with pytest.raises(Unmappable, match="field x holds"):
+        rows(columns, {"x": value})
 
 
 @pytest.mark.parametrize("document", [{}, {"x": None}, {"x": "five"}])

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64encode
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
+import bson
 import pytest
-from bson import Decimal128, Int64, ObjectId
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
 
 from examples.spaces.exact import differing_paths
-from examples.spaces.rebuild import TABLES, document_id, rebuild, row_id
+from examples.spaces.rebuild import TABLES, document_id, exact, rebuild, row_id
+from tests.support.stored import stored
+from worker.mapping import CollectionPlan, load
 
 _NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 _TENANT = UUID("11111111-1111-4111-8111-111111111111")
@@ -107,6 +114,39 @@ def test_left_over_fields_come_back_with_their_types() -> None:
     assert rebuild("leads", _row(name="x", rest='{"name": "y"}')).faults == ["rest.name"]
 
 
+HOSTILE: list[Any] = [
+    {"$oid": "no type", "$$x": [{"$numberInt": "5"}], "a": {"$ref": "x", "$id": 1}},
+    {"$date": {"$code": "x"}, "$undefined": True, "$utf8": "x", "$bson": "x", "$notes": {"name": 5}},
+    ["a\0b", {"a": "a\0"}, -0.0, 5.0, Int64(2**40), [[]], {}],
+    [Decimal128.from_bid(bytes(15) + b"\xfc"), struct.unpack("<d", bytes.fromhex("010000000000f8ff"))[0]],
+    [Code("f"), Code("f\0", {"$x": 1, "y": {"$z": None}}), DBRef("c", {"$y": 1}, "db", {"$x": {"$oid": 1}})],
+    [b"\0", Binary(b"\1", 128), _TENANT, ObjectId(), Regex("a", "im"), Timestamp(1, 2), MinKey(), MaxKey()],
+    [_NOW, DatetimeMS(2**62), float("nan"), float("inf"), None, True],
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_what_the_program_leaves_over_is_read_exactly(value: Any) -> None:
+    mapping = load(Path(__file__).parents[2] / "schema/spaces/mapping.yaml").collections["leads"]
+    plan = CollectionPlan(mapping)
+    for document in (
+        {"more": value, "$more": value},
+        {"name": value},
+        {"data": {"x": "y", "z": _NOW}, "activities": [value, {"type": value, "$x": value}, "no", 5, None]},
+    ):
+        whole = {"_id": UUID(int=5), "tenantId": _TENANT, "status": "new", "score": 5.0} | document
+        made = plan.rows(whole)
+        (row,) = stored([made.row], plan.table.columns)
+        rebuilt = rebuild("leads", row, stored(made.children[0], plan.children[0].columns))
+        assert rebuilt.faults == []
+        assert list(differing_paths(whole, rebuilt.document)) == []
+
+
+def test_an_id_in_the_rest_column_keeps_its_order() -> None:
+    written = b64encode(bson.encode({"": {"b": 1, "a": 2}})).decode()
+    assert list(exact({"$bson": written}).items()) == [("b", 1), ("a", 2)]
+
+
 def test_children_must_be_numbered_from_zero_and_of_the_same_tenant() -> None:
     child: dict[str, Any] = dict.fromkeys(("type", "occurred_at", "actor_id", "note", "meta", "rest"))
     child |= {"lead_id": UUID(int=5), "tenant_id": _TENANT, "position": 0, "type": "call"}
@@ -137,6 +177,9 @@ def test_noted_arrays_are_null_or_empty() -> None:
         ({}, {"a": None}, {"a"}),
         ({"a": []}, {"a": {}}, {"a"}),
         ({"a": Decimal128("1.0")}, {"a": Decimal128("1.00")}, {"a"}),
+        ({"a": DBRef("c", 1)}, {"a": DBRef("c", Int64(1))}, set()),
+        ({"a": DBRef("c", 1)}, {"a": DBRef("c", 1.0)}, {"a"}),
+        ({"a": Code("c", {"x": 1})}, {"a": Code("c", {"x": True})}, {"a"}),
     ],
 )
 def test_values_differ_by_type_and_bit_but_not_by_order_or_width(

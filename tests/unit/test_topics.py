@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import bson
 import pytest
-from bson import Decimal128, Int64, ObjectId, Timestamp
+from bson import DBRef, Decimal128, Int64, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
 
 from topics import (
@@ -51,6 +51,12 @@ def test_an_event_survives_the_wire() -> None:
 def test_a_raw_document_passes_unread() -> None:
     raw = bson.raw_bson.RawBSONDocument(bson.encode({"_id": 1, "deep": {"n": Int64(1)}}))
     assert decode(encode(event(document=raw))).document == {"_id": 1, "deep": {"n": 1}}
+
+
+def test_a_document_that_looks_like_a_reference_is_a_document() -> None:
+    document = {"_id": 1, "$ref": "notes", "$id": 5, "$db": "x", "more": {"$ref": "notes", "$id": 6}}
+    decoded = decode(encode(event(document=document))).document
+    assert type(decoded) is dict and decoded == document | {"more": DBRef("notes", 6)}
 
 
 @pytest.mark.parametrize(

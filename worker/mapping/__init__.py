@@ -2,8 +2,8 @@
 
 ``model`` is the mapping file's shape, ``load`` reads it, ``sources`` finds the collection that a namespace
 is, ``plan`` turns one collection's mapping into a fast converter, ``rebuild`` its inverse, ``columns`` is one
-column both ways, ``values`` converts single values, ``ids`` makes row ids, ``extended`` writes and reads what
-no column can hold, ``hashes`` tells one mapping from another.
+column both ways, ``values`` converts single values, ``plain`` makes JSON of them, ``ids`` makes row ids,
+``extended`` writes and reads what no column can hold, ``hashes`` tells one mapping from another.
 """
 
 from worker.mapping.columns import Unmappable

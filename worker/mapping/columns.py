@@ -12,8 +12,9 @@ from decimal import Decimal
 from typing import Any, cast
 
 from worker.mapping import values
-from worker.mapping.extended import from_extended
+from worker.mapping.extended import as_id, from_extended
 from worker.mapping.model import Column
+from worker.mapping.plain import nearest, plain
 from worker.mapping.types import ColumnType
 from worker.mapping.values import Inexact
 
@@ -41,14 +42,14 @@ class ColumnPlan:
         self.constant = self._literal(column, column.constant)
         self._default = self._literal(column, column.default)
         self._required = column.required
+        self._refers = column.references is not None
         self._refuses = column.required or column.misfit == "dead_letter"
         self._convert = _converter(self.type, column, scope)
-        self._back = values.back(self.type)
+        self.back = values.back(self.type)
+        """Turns the column's value into the field's where there are no notes."""
         self.take: Callable[[Any, Notes], Any] = self._take
         self.give: Callable[[Any, Notes], Any] = self._give
-        if column.constant is not None:
-            self.take = lambda value, notes: self.constant
-        elif self.type.base == "jsonb":
+        if self.type.base == "jsonb":
             self.take, self.give = self._take_json, self._give_json
 
     def _literal(self, column: Column, value: Any) -> Any:
@@ -63,16 +64,16 @@ class ColumnPlan:
         except Inexact as inexact:
             if self._refuses and not inexact.fits:
                 raise self._unfit(value) from None
-            notes[self.path] = value
+            notes[self.path] = as_id(value) if self._refers else value
             return self._default if inexact.plain is None else inexact.plain
 
     def _take_json(self, value: Any, notes: Notes) -> Any:
         if value is MISSING or value is None:
             return self._nothing(value, notes)
-        plain = values.plain(value, self.path, notes)
-        if plain is None and self._refuses:
+        made = plain(value, self.path, notes)
+        if made is None and self._refuses:
             raise self._unfit(value)
-        return plain
+        return made
 
     def _nothing(self, value: Any, notes: Notes) -> Any:
         if self._required:
@@ -94,14 +95,14 @@ class ColumnPlan:
                 return exact
         if held is None:
             return MISSING
-        return self._back(held) if self._back else held
+        return self.back(held) if self.back else held
 
     def _give_json(self, held: Any, notes: Notes) -> Any:
         note = _exact(notes[self.path]) if self.path in notes else MISSING
         if held is None:
-            return note if note is None or values.nearest(note) is None else MISSING
-        assert self._back is not None
-        plain = self._back(held)
+            return note if note is None or nearest(note) is None else MISSING
+        assert self.back is not None
+        plain = self.back(held)
         if not notes:
             return plain
         if note is not MISSING:
@@ -123,14 +124,14 @@ class ColumnPlan:
 
     def untouched(self, held: Any) -> bool:
         """Whether the column holds what it does where there is no field."""
-        return values.holds(self.type, held, self._default if self.constant is None else self.constant)
+        return values.holds(self.type, held, self._default)
 
 
 def _converter(type_: ColumnType, column: Column, scope: str | None) -> values.Converter:
     if column.references is not None:
         one = values.reference(scope)
         return values.array(one) if type_.array else one
-    return values.nearest if type_.base == "jsonb" else values.converter(type_, column.values)
+    return nearest if type_.base == "jsonb" else values.converter(type_, column.values)
 
 
 def _exact(note: Any) -> Any:
@@ -168,7 +169,7 @@ def _is_nearest(plain: Any, exact: Any) -> bool:
     """Whether plain JSON is still what the mapping wrote for an exact value."""
     if plain is MISSING:
         return False
-    expected = values.nearest(exact)
+    expected = nearest(exact)
     if type(expected) is float and type(plain) is int:  # jsonb writes large ones in full
         return Decimal(repr(expected)) == plain
     return type(plain) is type(expected) and plain == expected

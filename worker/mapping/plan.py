@@ -15,7 +15,7 @@ from uuid import UUID
 
 from topics import Collection, id_to_bson
 from worker.mapping.columns import ABSENT, MISSING, ColumnPlan, Notes, Unmappable
-from worker.mapping.extended import extended
+from worker.mapping.extended import as_id, extended
 from worker.mapping.ids import reversible, row_id
 from worker.mapping.model import ELEMENT, Child, CollectionMapping, Column, Mapping, Tenant
 from worker.mapping.sources import named_tenant
@@ -72,13 +72,17 @@ class Fields:
         self.plans = [
             ColumnPlan(name, column, scopes.get(column.references or "")) for name, column in columns.items()
         ]
-        own = [plan for plan in self.plans if plan.path != ELEMENT]
+        # A field that only has a constant's name is none of its business.
+        self._constants = {plan.name: plan.constant for plan in self.plans if plan.constant is not None}
+        own = [plan for plan in self.plans if plan.constant is None and plan.path != ELEMENT]
         self._flat = [(plan.name, plan.path, plan.take) for plan in own if "." not in plan.path]
         self._deep = [(plan.name, plan.path, plan.take) for plan in own if "." in plan.path]
         self.whole = next((plan for plan in self.plans if plan.path == ELEMENT), None)
 
     def take(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Move mapped fields from ``left`` into ``row``; what their columns cannot say into ``notes``."""
+        if self._constants:
+            row.update(self._constants)
         for name, path, take in self._flat:
             row[name] = take(left.pop(path, MISSING), notes)
         for name, path, take in self._deep:
@@ -88,7 +92,7 @@ class Fields:
 
     def finish(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Set the rest column."""
-        rest: dict[str, Any] = extended(left)
+        rest: dict[str, Any] = extended(left) if left else {}
         if notes:
             rest[NOTES] = {p: ABSENT if v is MISSING else extended(v) for p, v in notes.items()}
         row[self.rest] = rest or None
@@ -153,10 +157,11 @@ class _ChildPlan:
         row: Row = dict(zip(self._key, key, strict=True))
         if self._tenant:
             row[self._tenant] = tenant
-        fields, notes = self._fields, Notes()
+        fields = self._fields
+        notes: Notes = {}
         whole = fields.whole
         if self._scalars or not isinstance(element, dict):
-            fields.take({}, row, Notes())  # required ones refuse it
+            fields.take({}, row, {})  # required ones refuse it
             if whole is None:
                 notes[ELEMENT] = element
             else:
@@ -201,7 +206,8 @@ class CollectionPlan:
 
     def rows(self, document: dict[str, Any]) -> Rows:
         """Return a document's rows; `Unmappable` where a required column or the tenant cannot be had."""
-        mapping, left, notes = self._mapping, dict(document), Notes()
+        mapping, left = self._mapping, dict(document)
+        notes: Notes = {}
         document_id = left.pop("_id")
         own = self.row_id(document_id)
         row: Row = {mapping.id: own}
@@ -214,7 +220,7 @@ class CollectionPlan:
             child.rows(pop(left, child.path), (own,), tenant, notes, children)
         kept = None
         if not reversible(document_id):
-            kept, notes["_id"] = id_to_bson(document_id), document_id
+            kept, notes["_id"] = id_to_bson(document_id), as_id(document_id)
         self._fields.finish(left, row, notes)
         return Rows(own, tenant, kept, row, tuple(children.values()), parent)
 
@@ -264,7 +270,7 @@ def _tenant(tenant: Tenant | None, name: str | None) -> _TenantOf:
     def of_path(document: dict[str, Any], left: dict[str, Any], notes: Notes) -> _Found:
         value = _told(pop(left, path), path)
         if not reversible(value):
-            notes[path] = value
+            notes[path] = as_id(value)
         return row_id(value), None
 
     return of_path

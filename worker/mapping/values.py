@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from struct import pack
 from typing import Any, cast
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from worker.mapping.ids import objectid_to_uuid, reversible, row_id, uuid_to_obj
 from worker.mapping.types import ColumnType
 
 Converter = Callable[[Any], Any]
+
+_NAN = pack("<d", math.nan)
 
 
 class Inexact(Exception):
@@ -67,6 +70,8 @@ def _integer(bits: int) -> Converter:
 def _double(value: Any) -> float | str:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is float:
+        if value != value and pack("<d", value) != _NAN:
+            raise Inexact("nan")  # PostgreSQL has one NaN only
         if value != value or value in (math.inf, -math.inf) or (value == 0 and math.copysign(1, value) < 0):
             return repr(value)  # JSON's numbers have none of these; float8's input has
         return value
@@ -234,73 +239,6 @@ def literal(type_: ColumnType, labels: tuple[str, ...] | None, value: Any) -> An
         raise ValueError(wanted) from None
 
 
-def plain(value: Any, path: str, notes: dict[str, Any]) -> Any:
-    """Return a value as plain JSON; each part that this cannot say exactly is added to ``notes`` by path."""
-    return value if _exact(value) else _noted(value, path, notes)
-
-
-def _exact(value: Any) -> bool:
-    """Tell whether JSON says a value exactly. Most values: so they are looked at without naming paths."""
-    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
-    if kind is str:
-        return "\0" not in value
-    if value is None or kind is bool or kind is int or kind is Int64:
-        return True
-    if kind is dict:
-        return all(map(_exact, cast("dict[str, Any]", value).values()))
-    if kind is list:
-        return all(map(_exact, cast("list[Any]", value)))
-    return kind is float and _plain_double(value)
-
-
-def _noted(value: Any, path: str, notes: dict[str, Any]) -> Any:
-    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
-    if kind is str:
-        if "\0" in value:
-            notes[path] = value
-        return nearest(value)
-    if value is None or kind is bool or kind is int:
-        return value
-    if kind is Int64:
-        return int(value)
-    if kind is dict:
-        document = cast("dict[str, Any]", value)
-        return {name: _noted(item, f"{path}.{_step(name)}", notes) for name, item in document.items()}
-    if kind is list:
-        items = cast("list[Any]", value)
-        return [_noted(item, f"{path}.{position}", notes) for position, item in enumerate(items)]
-    if kind is float and _plain_double(value):
-        return value
-    notes[path] = value
-    return nearest(value)
-
-
-def _step(name: str) -> str:
-    """Return a field's name as one step of a note's path: ``~1`` for a dot, ``~0`` for a tilde."""
-    return name.replace("~", "~0").replace(".", "~1") if "~" in name or "." in name else name
-
-
-def _plain_double(value: float) -> bool:
-    # jsonb's numbers are decimals: they keep "5.0" apart from "5", but neither the sign of zero nor an
-    # exponent, so that 1e16 would come back as an integer.
-    return abs(value) < 1e16 and not (value == 0 and math.copysign(1, value) < 0)
-
-
-def nearest(value: Any) -> Any:
-    """Return what an application would like to read in place of a value that JSON does not have."""
-    if type(value) is str:
-        return value.replace("\0", "\ufffd")
-    match value:
-        case datetime():
-            return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        case UUID() | ObjectId() | Decimal128():
-            return str(value)
-        case float() if math.isfinite(value):
-            return value
-        case _:
-            return None
-
-
 def back_to_id(value: UUID) -> UUID | ObjectId:
     """Return the id that a row id stands for; asyncpg's UUIDs are of a class of their own."""
     return uuid_to_objectid(value) or UUID(int=value.int)
@@ -367,7 +305,14 @@ def back(type_: ColumnType) -> Converter | None:
     one = _BACK.get(type_.base)
     if one is None or not type_.array:
         return one
-    return lambda items: [None if item is None else one(item) for item in items]
+
+    def of_array(items: Any) -> Any:
+        # The application may have written more dimensions: any array type takes them.
+        return [
+            of_array(item) if type(item) is list else None if item is None else one(item) for item in items
+        ]
+
+    return of_array
 
 
 _HELD: dict[str, Converter] = {
