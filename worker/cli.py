@@ -20,6 +20,7 @@ from worker import exporter, logs
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
+from worker.inspect_cli import inspect
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -54,6 +55,7 @@ def main() -> None:
 
 main.add_command(dev)
 main.add_command(demo)
+main.add_command(inspect)
 main.add_command(status)
 main.add_command(topics)
 
