@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +31,7 @@ def told_apart(value: Any) -> Any:
         case int():
             return ("int", int(value))
         case float():
-            return ("float", "nan" if math.isnan(value) else repr(value))
+            return ("float", struct.pack("<d", value))
         case dict():
             return {name: told_apart(item) for name, item in value.items()}
         case list():

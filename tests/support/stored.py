@@ -1,21 +1,23 @@
 """Rows as PostgreSQL and asyncpg give them back, without either: `stored`.
 
 Assumed: rows go out as one orjson document; ``jsonb_to_recordset`` gives SQL NULL for JSON null; jsonb's
-numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL; float8
-reads "nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb as JSON bytes
+numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL, and sorts an
+object's fields by length, then by bytes; an enumerated type knows its labels; float8 has one NaN and reads "nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb as JSON bytes
 (`use_raw_json`), and decimals with exponents for groups of four trailing zeros. Columns are as wide as the
-mapping says.
+mapping says, varchar(n) in code points; an array's elements are stored as a column of their type.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 import orjson
 from asyncpg.pgproto.pgproto import UUID as RowUUID
+
+from bench.roundtrip.mappings import LABELS
 
 __all__ = ["RowUUID", "stored"]
 
@@ -29,7 +31,8 @@ def jsonb(value: Any) -> bytes:
         case Decimal():
             return f"{abs(value) if value.is_zero() else value:f}".encode()
         case dict():
-            return b"{%s}" % b", ".join(jsonb(name) + b": " + jsonb(item) for name, item in value.items())
+            fields = sorted(value.items(), key=lambda field: (len(field[0].encode()), field[0].encode()))
+            return b"{%s}" % b", ".join(jsonb(name) + b": " + jsonb(item) for name, item in fields)
         case list():
             return b"[%s]" % b", ".join(map(jsonb, value))
         case _:
@@ -52,6 +55,9 @@ def column(value: Any, type_: str) -> Any:
     """Return a column as asyncpg does, from decoded JSON."""
     if value is None:
         return None
+    if type_.endswith("[]"):
+        assert isinstance(value, list)
+        return [column(item, type_[:-2]) for item in value]
     text = value if isinstance(value, str) else jsonb(value).decode()
     match type_:
         case "jsonb":
@@ -59,6 +65,14 @@ def column(value: Any, type_: str) -> Any:
         case "text":
             assert "\0" not in text
             return text
+        case _ if type_.startswith("varchar("):
+            assert "\0" not in text and len(text) <= int(type_[8:-1])
+            return text
+        case _ if type_.startswith('"'):
+            assert text in LABELS
+            return text
+        case "date":
+            return date.fromisoformat(text)
         case "uuid":
             return RowUUID(text)
         case "boolean":

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from bson import Decimal128, Int64, ObjectId
+from bson import Code, DBRef, Decimal128, Int64, ObjectId
 
 from examples.spaces.exact import differing_paths
 from examples.spaces.rebuild import TABLES, document_id, rebuild, row_id
@@ -137,6 +137,9 @@ def test_noted_arrays_are_null_or_empty() -> None:
         ({}, {"a": None}, {"a"}),
         ({"a": []}, {"a": {}}, {"a"}),
         ({"a": Decimal128("1.0")}, {"a": Decimal128("1.00")}, {"a"}),
+        ({"a": DBRef("c", 1)}, {"a": DBRef("c", Int64(1))}, set()),
+        ({"a": DBRef("c", 1)}, {"a": DBRef("c", 1.0)}, {"a"}),
+        ({"a": Code("c", {"x": 1})}, {"a": Code("c", {"x": True})}, {"a"}),
     ],
 )
 def test_values_differ_by_type_and_bit_but_not_by_order_or_width(

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from worker.mapping import values
-from worker.mapping.extended import from_extended
+from worker.mapping.extended import as_id, from_extended
 from worker.mapping.model import Column
 from worker.mapping.types import ColumnType
 from worker.mapping.values import Inexact
@@ -41,14 +41,13 @@ class ColumnPlan:
         self.constant = self._literal(column, column.constant)
         self._default = self._literal(column, column.default)
         self._required = column.required
+        self._refers = column.references is not None
         self._refuses = column.required or column.misfit == "dead_letter"
         self._convert = _converter(self.type, column, scope)
         self._back = values.back(self.type)
         self.take: Callable[[Any, Notes], Any] = self._take
         self.give: Callable[[Any, Notes], Any] = self._give
-        if column.constant is not None:
-            self.take = lambda value, notes: self.constant
-        elif self.type.base == "jsonb":
+        if self.type.base == "jsonb":
             self.take, self.give = self._take_json, self._give_json
 
     def _literal(self, column: Column, value: Any) -> Any:
@@ -63,7 +62,7 @@ class ColumnPlan:
         except Inexact as inexact:
             if self._refuses and not inexact.fits:
                 raise self._unfit(value) from None
-            notes[self.path] = value
+            notes[self.path] = as_id(value) if self._refers else value
             return self._default if inexact.plain is None else inexact.plain
 
     def _take_json(self, value: Any, notes: Notes) -> Any:

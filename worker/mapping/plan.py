@@ -15,7 +15,7 @@ from uuid import UUID
 
 from topics import Collection, id_to_bson
 from worker.mapping.columns import ABSENT, MISSING, ColumnPlan, Notes, Unmappable
-from worker.mapping.extended import extended
+from worker.mapping.extended import as_id, extended
 from worker.mapping.ids import reversible, row_id
 from worker.mapping.model import ELEMENT, Child, CollectionMapping, Column, Mapping, Tenant
 from worker.mapping.sources import named_tenant
@@ -72,13 +72,16 @@ class Fields:
         self.plans = [
             ColumnPlan(name, column, scopes.get(column.references or "")) for name, column in columns.items()
         ]
-        own = [plan for plan in self.plans if plan.path != ELEMENT]
+        # A field that only has a constant's name is none of its business.
+        self._constants = {plan.name: plan.constant for plan in self.plans if plan.constant is not None}
+        own = [plan for plan in self.plans if plan.constant is None and plan.path != ELEMENT]
         self._flat = [(plan.name, plan.path, plan.take) for plan in own if "." not in plan.path]
         self._deep = [(plan.name, plan.path, plan.take) for plan in own if "." in plan.path]
         self.whole = next((plan for plan in self.plans if plan.path == ELEMENT), None)
 
     def take(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Move mapped fields from ``left`` into ``row``; what their columns cannot say into ``notes``."""
+        row.update(self._constants)
         for name, path, take in self._flat:
             row[name] = take(left.pop(path, MISSING), notes)
         for name, path, take in self._deep:
@@ -214,7 +217,7 @@ class CollectionPlan:
             child.rows(pop(left, child.path), (own,), tenant, notes, children)
         kept = None
         if not reversible(document_id):
-            kept, notes["_id"] = id_to_bson(document_id), document_id
+            kept, notes["_id"] = id_to_bson(document_id), as_id(document_id)
         self._fields.finish(left, row, notes)
         return Rows(own, tenant, kept, row, tuple(children.values()), parent)
 
@@ -257,7 +260,7 @@ def _tenant(tenant: Tenant | None, name: str | None) -> _TenantOf:
     def of_path(document: dict[str, Any], left: dict[str, Any], notes: Notes) -> _Found:
         value = _told(pop(left, path), path)
         if not reversible(value):
-            notes[path] = value
+            notes[path] = as_id(value)
         return row_id(value), None
 
     return of_path

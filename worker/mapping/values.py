@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from struct import pack
 from typing import Any, cast
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from worker.mapping.ids import objectid_to_uuid, reversible, row_id, uuid_to_obj
 from worker.mapping.types import ColumnType
 
 Converter = Callable[[Any], Any]
+
+_NAN = pack("<d", math.nan)
 
 
 class Inexact(Exception):
@@ -67,6 +70,8 @@ def _integer(bits: int) -> Converter:
 def _double(value: Any) -> float | str:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is float:
+        if value != value and pack("<d", value) != _NAN:
+            raise Inexact("nan")  # PostgreSQL has one NaN only
         if value != value or value in (math.inf, -math.inf) or (value == 0 and math.copysign(1, value) < 0):
             return repr(value)  # JSON's numbers have none of these; float8's input has
         return value

@@ -1,0 +1,76 @@
+"""Rows back to documents, for everything that the mapping language has."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+from uuid import uuid4
+
+import bson
+import pytest
+from bson import Code, DBRef
+
+from tests.support.stored import stored
+from worker.mapping import CollectionPlan, Rebuilder
+from worker.mapping.model import CollectionMapping
+
+OWN = {"table": "t", "tenant": None, "rest": "rest"}
+
+
+def there_and_back(mapping: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document, less its id, as a mapping without tenant keeps it."""
+    model = CollectionMapping.model_validate(OWN | mapping)
+    plan = CollectionPlan(model)
+    made = plan.rows({"_id": uuid4()} | document)
+    (row,) = stored([made.row], plan.table.columns)
+    children = [stored(rows, table.columns) for rows, table in zip(made.children, plan.children, strict=True)]
+    back = Rebuilder(model).document(row, children)
+    return {name: value for name, value in back.items() if name != "_id" or "_id" in document}
+
+
+@pytest.mark.parametrize("value", [5, None, {"a": 1}])
+def test_a_field_that_has_a_constants_name_is_kept(value: Any) -> None:
+    kind = {"columns": {"kind": {"type": "text", "constant": "fixed"}}}
+    assert there_and_back(kind, {"kind": value}) == {"kind": value}
+    child = {"table": "c", "parent": "p", "position": "i", "rest": "r"} | kind
+    below = {"columns": {}, "children": {"items": child}}
+    assert there_and_back(below, {"items": [{"kind": value}, 1]}) == {"items": [{"kind": value}, 1]}
+
+
+TWISTED: list[Any] = [
+    {"second": 1, "first": 2},
+    {"a": [{"bb": 1, "a": 2}]},
+    {"$bb": 1, "ccc": 2},
+    DBRef("c", 1, None, {"second": 1, "first": 2}),
+    DBRef("c", {"b": 1, "a": 2}),
+    Code("f", {"b": 1, "a": 2}),
+]
+
+
+@pytest.mark.parametrize("value", TWISTED)
+def test_an_id_keeps_the_order_of_its_fields_for_another_order_is_another_id(value: Any) -> None:
+    other = {"type": "uuid", "references": "others"}
+    mapping = {
+        "tenant": {"path": "of.tenant", "column": "tenant_id"},
+        "columns": {"other": other, "others": other | {"type": "uuid[]"}},
+    }
+    back = there_and_back(
+        mapping, {"_id": value, "of": {"tenant": value}, "other": value, "others": [value, 1, None]}
+    )
+    found = [back["_id"], back["of"]["tenant"], back["other"], back["others"][0]]
+    assert [bson.encode({"": one}) for one in found] == [bson.encode({"": value})] * 4
+    assert back["others"][1:] == [1, None]
+
+
+def test_ids_whose_order_jsonb_keeps_stay_readable() -> None:
+    plan = CollectionPlan(CollectionMapping.model_validate(OWN | {"columns": {}}))
+    rest = plan.rows({"_id": {"a": 1, "bb": "x"}}).row["rest"]
+    assert rest == {"$notes": {"_id": {"a": {"$numberInt": "1"}, "bb": "x"}}}
+
+
+@pytest.mark.parametrize("bits", ["000000000000f87f", "000000000000f8ff", "010000000000f07f"])
+@pytest.mark.parametrize("type_", ["double precision", "numeric", "jsonb"])
+def test_every_nan_keeps_its_bits(type_: str, bits: str) -> None:
+    (value,) = struct.unpack("<d", bytes.fromhex(bits))
+    back = there_and_back({"columns": {"x": {"type": type_}}}, {"x": value, "y": [value]})
+    assert [struct.pack("<d", one).hex() for one in (back["x"], *back["y"])] == [bits, bits]
