@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from worker.inspect.profile import DISTINCT, Profile
+from worker.inspect.profile import Profile
 
 FITTING = 0.95
 """The share of the values that must fit a type."""
@@ -115,7 +115,7 @@ def _of_strings(profile: Profile) -> list[str]:
     elif profile.id_texts >= FITTING * strings:
         told.append("texts that read as ids: a uuid column would need the documents changed first")
     elif strings >= _MANY and profile.different <= _LABELS:
-        told.append(f"only {profile.different} different texts: enum(name) or a CHECK may fit")
+        told.append(f"{profile.different} different text(s): enum(name) or a CHECK may fit")
     if profile.longest > _LONG:
         told.append(f"up to {profile.longest} characters")
     return told
@@ -189,6 +189,6 @@ def _jsonb(told: str) -> Choice:
     return Choice(Holder.COLUMN, "jsonb", decide=[told])
 
 
-def at_least(different: int) -> str:
-    """Return a number of different values for a person."""
-    return f"{different} or more" if different >= DISTINCT else str(different)
+def different(profile: Profile) -> str:
+    """Return the number of different scalars for a person."""
+    return f"{profile.different} or more" if profile.more_different else str(profile.different)

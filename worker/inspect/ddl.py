@@ -56,7 +56,9 @@ def ddl(draft: Draft, indexes: DraftIndexes) -> dict[str, str]:
         "crossfade_access": [_ACCESS, *(text for table in tables for text in _access(table))],
     }
     filled = [(name, texts) for name, texts in parts.items() if len(texts) > 1]
-    return {f"{n:03d}_{name}.sql": "\n".join(texts) for n, (name, texts) in enumerate(filled, 1)}
+    return {
+        f"{n:03d}_{name}.sql": "\n".join(texts).rstrip() + "\n" for n, (name, texts) in enumerate(filled, 1)
+    }
 
 
 def _tables(draft: Draft) -> Iterator[str]:

@@ -60,7 +60,7 @@ def draft_indexes(survey: Survey, draft: Draft) -> DraftIndexes:
     for surveyed, collection in zip(survey.collections, draft.collections, strict=True):
         leading: set[tuple[str, str]] = set()
         for index in surveyed.info.indexes:
-            if list(index["key"]) == ["_id"]:
+            if dict(index["key"]) == {"_id": 1}:
                 continue
             try:
                 made = _Index(draft, collection, index, done).make()
@@ -114,15 +114,16 @@ class _Index:
         odd = [place for place in places if place.type == "jsonb" or place.type.endswith("[]")]
         where = self._where(places)
         name = self._draft.relations.new(f"{table.name}_{snake(str(self._index['name']))}")
-        remarks = [f"index {shown(str(self._index['name']))}", *self._remarks]
+        remarks = [f"index {shown(str(self._index['name']))}"]
         if odd:
-            self._done.indexes.append(DraftIndex(self._gin(table, places, name, where), remarks))
+            sql = self._gin(table, places, name, where)
+            self._done.indexes.append(DraftIndex(sql, [*remarks, *self._remarks]))
             return table.name, ""
         if self._unique:
             sql = self._unique_sql(table, places, name, where, remarks)
         else:
             sql = self._plain_sql(table, places, name, where, remarks)
-        self._done.indexes.append(DraftIndex(sql, remarks))
+        self._done.indexes.append(DraftIndex(sql, [*remarks, *dict.fromkeys(self._remarks)]))
         return table.name, "" if where else places[0].name
 
     def _places(self) -> Iterator[_Place]:
@@ -188,8 +189,8 @@ class _Index:
         elif not self._index.get("sparse") or len(places) > 1:
             nulls = " NULLS NOT DISTINCT"
         if not inexact:
-            told = "a value that the column cannot hold, which the sample had not, would be NULL here"
-            remarks.append(f"decide: {told}, and so a duplicate of another NULL")
+            told = "a value that the column cannot hold would be NULL, which may be there once"
+            remarks.append(f"decide: the sample had none, but {told}")
         keys = [self._key(place) for place in places]
         if where or any("COLLATE" in key for key in keys):
             remarks.append(
@@ -223,6 +224,7 @@ class _Index:
         tag += ["ka-shifted"] if told.get("alternate") == "shifted" else []
         icu = "-".join(tag if len(tag) > 2 else tag[:1])
         name = f"{snake(icu)}_ci" if strength < 3 else snake(icu)
+        self._remarks.append("decide: ICU's versions differ in how they compare; see that this one fits")
         self._done.collations.setdefault(
             name, f"(provider = icu, locale = '{icu.replace(chr(39), '')}', deterministic = false)"
         )

@@ -16,6 +16,8 @@ from bson.datetime_ms import DatetimeMS
 DISTINCT = 1000
 """Different values counted at a path; from there on it is "at least"."""
 _PATHS = 5000  # of a collection
+_HASHES = 200_000
+_IDS = 20_000
 _NAMES = 200  # different names in the objects at a path
 _DEPTH = 24  # what lies deeper is jsonb anyway
 _REFERENCES = 50  # different id-like values kept at a path, to look them up
@@ -60,10 +62,10 @@ def kind_of(value: Any) -> str:
 
 
 class Budget:
-    """How many more paths may be followed in a collection."""
+    """How much more may be kept of a collection: paths, and values to tell apart or to look up."""
 
-    def __init__(self, paths: int = _PATHS) -> None:
-        self.left = paths
+    def __init__(self, paths: int = _PATHS, hashes: int = _HASHES, ids: int = _IDS) -> None:
+        self.paths, self.hashes, self.ids = paths, hashes, ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Profile:
         self.id_values: dict[Any, None] = {}
         self.reference: Reference | None = None  # set when the values were looked up
         self._hashes: set[int] = set()
+        self.different = 0  # scalars; set when all is counted
+        self.more_different = False
 
     def add(self, value: Any) -> None:
         """Count one value."""
@@ -104,6 +108,13 @@ class Profile:
             note(self, value)
         if kind not in ("null", "object", "array"):
             self._distinct(value)
+
+    def settle(self) -> None:
+        """Count what was different, here and below, and forget it. Nothing is added any more."""
+        self.different = len(self._hashes)
+        self._hashes.clear()
+        for inner in (*self.fields.values(), *([self.elements] if self.elements else [])):
+            inner.settle()
 
     def of(self, *kinds: str) -> int:
         """Return how many values are of these types."""
@@ -120,11 +131,6 @@ class Profile:
         return self.count - self.kinds["null"]
 
     @property
-    def different(self) -> int:
-        """How many different scalars there are: up to `DISTINCT`, which says "at least"."""
-        return len(self._hashes)
-
-    @property
     def like_a_map(self) -> bool:
         """Whether the names in the objects look like data: very many, seldom the same, or ids and dates."""
         names, objects = len(self.fields), self.kinds["object"]
@@ -135,11 +141,19 @@ class Profile:
         return names >= 12 and sum(field.count for field in self.fields.values()) < 0.2 * names * objects
 
     def _distinct(self, value: Any) -> None:
-        if len(self._hashes) < DISTINCT:
-            try:
-                self._hashes.add(hash(value))
-            except TypeError:  # a regex, code, a DBRef to an object
-                self._hashes.add(hash(repr(value)))
+        if self.more_different:
+            return
+        try:
+            hashed = hash(value)
+        except TypeError:  # a regex, code, a DBRef to an object
+            hashed = hash(repr(value))
+        if hashed in self._hashes:
+            return
+        if len(self._hashes) >= DISTINCT or self._budget.hashes <= 0:
+            self.more_different = True
+            return
+        self._budget.hashes -= 1
+        self._hashes.add(hashed)
 
     def _string(self, value: str) -> None:
         self.longest = max(self.longest, len(value))
@@ -157,8 +171,9 @@ class Profile:
         self._id(number)
 
     def _id(self, value: Any) -> None:
-        if len(self.id_values) < _REFERENCES:
-            self.id_values.setdefault(value)
+        if len(self.id_values) < _REFERENCES and self._budget.ids > 0 and value not in self.id_values:
+            self._budget.ids -= 1
+            self.id_values[value] = None
 
     def _date(self, value: datetime) -> None:
         self.midnights += not (value.hour or value.minute or value.second or value.microsecond)
@@ -170,7 +185,7 @@ class Profile:
         for name, inner in value.items():
             field = self.fields.get(name)
             if field is None:
-                if self._budget.left <= 0 or len(self.fields) >= _NAMES:
+                if self._budget.paths <= 0 or len(self.fields) >= _NAMES:
                     self.more_names = True
                     continue
                 field = self.fields[name] = self._below()
@@ -190,7 +205,7 @@ class Profile:
             self.elements.add(element)
 
     def _below(self) -> Profile:
-        self._budget.left -= 1
+        self._budget.paths -= 1
         return Profile(self._budget, self._depth + 1)
 
     def as_json(self, of: int) -> dict[str, Any]:
@@ -201,9 +216,9 @@ class Profile:
             "nulls": _share(self.kinds["null"], self.count),
             "types": {kind: _share(n, self.count) for kind, n in self.kinds.most_common()},
         }
-        if self._hashes:
+        if self.different:
             told["different"] = self.different
-            told["different_is_at_least"] = self.different >= DISTINCT
+            told["different_is_at_least"] = self.more_different
         if self.kinds["string"]:
             told["longest"] = self.longest
         if self.least is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from worker.inspect.choices import at_least, kinds_of, percent
+from worker.inspect.choices import different, kinds_of, percent
 from worker.inspect.draft import Draft
 from worker.inspect.indexes import DraftIndexes
 from worker.inspect.names import shown
@@ -58,7 +58,7 @@ def lines(survey: Survey, indexes: DraftIndexes) -> Iterator[str]:
         for candidate in found:
             has = ", ".join(f"{shown(name)} {share:.0%}" for name, share in candidate.presence.items())
             refers = f"; ids of {shown(candidate.refers_to)}" if candidate.refers_to else ""
-            yield f"  {shown(candidate.path)}: {at_least(candidate.different)} different; in {has}{refers}"
+            yield f"  {shown(candidate.path)}: {candidate.different} different; in {has}{refers}"
         yield ""
     if unsupported := all_unsupported(survey, indexes):
         yield "not supported:"
@@ -78,7 +78,7 @@ def _path(name: str, field: Profile, of: int, indent: str, depth: int) -> Iterat
     if nulls := field.kinds["null"]:
         parts.append(f"null {percent(nulls, field.count)}")
     if field.different:
-        parts.append(f"{at_least(field.different)} different")
+        parts.append(f"{different(field)} different")
     if field.kinds["string"]:
         parts.append(f"up to {field.longest} characters")
     if field.least is not None:

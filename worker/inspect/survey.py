@@ -119,6 +119,7 @@ async def read(client: Client, database: str, one: Surveyed, size: int | None, r
         one.profile.add(document)
         if one.taken.documents % _EVERY == 0:
             report(f"{shown(one.name)}: {one.taken.documents:,} of about {one.info.count:,} documents")
+    one.profile.settle()
     report(f"{shown(one.name)}: {told_of(one)}")
 
 
@@ -163,8 +164,6 @@ def _noted(one: Surveyed) -> Iterator[Unsupported]:
         yield Unsupported(name, "fields encrypted by the client", "they stay as they are, in the rest column")
     if options.get("validator"):
         yield Unsupported(name, "validator", "write it as CHECK constraints, where the application needs it")
-    if options.get("viewOn"):
-        yield Unsupported(name, "view", "a view has no documents of its own")
     if one.taken.undecodable:
         why = "they are no valid BSON, and will be dead letters"
         yield Unsupported(name, f"{one.taken.undecodable} documents of the sample", why)

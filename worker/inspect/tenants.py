@@ -91,7 +91,7 @@ def choose_tenants(
         else _likeliest(one, likeliest)
         for one in survey.collections
     }
-    if everywhere and not any(choice.path for choice in chosen.values()):
+    if everywhere and not any(chosen[one.name].path for one in survey.collections if one.documents):
         raise ConfigurationError(
             f"no collection has field {everywhere}", remedy="mend --tenant-path, or leave it out"
         )
@@ -102,11 +102,13 @@ def choose_tenants(
 def _of_path(one: Surveyed, path: str, must: bool) -> TenantChoice:
     if path == SHARED:
         return TenantChoice(None)
+    if not one.documents:
+        return TenantChoice(path, [f"no document was seen: is {shown(path)} its tenant?"])
     profile = one.at(path)
     if profile is None or not profile.values:
-        if must and one.documents:
+        if must:
             raise ConfigurationError(f"collection {one.name} has no field {path}", remedy="mend --tenant")
-        return TenantChoice(path if must else None, [] if must else _without(one, path))
+        return TenantChoice(None, _without(one, path))
     return TenantChoice(path, _missing(one, profile))
 
 

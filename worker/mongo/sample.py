@@ -105,7 +105,9 @@ async def sample(
         count = await collection.estimated_document_count()
         taken.whole = size is None or count <= size
         if taken.whole:
-            cursor = collection.find(batch_size=_BATCH)
+            # The count is an estimate: one document more tells that it was wrong.
+            bound = {} if size is None else {"limit": size + 1, "max_time_ms": _MAX_TIME_MS}
+            cursor = collection.find(batch_size=_BATCH, **bound)
         else:
             cursor = collection.aggregate(
                 [{"$sample": {"size": size}}],
@@ -114,6 +116,9 @@ async def sample(
                 maxTimeMS=_MAX_TIME_MS,
             )
         async for raw in cursor:
+            if size is not None and taken.documents == size:
+                taken.whole = False
+                break
             taken.documents += 1
             try:
                 document = bson.decode(raw.raw, codec_options=_CODEC)
