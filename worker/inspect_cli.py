@@ -93,7 +93,7 @@ def inspect(
     Only reads, a bounded sample of each collection, from a secondary where there is one. Needs
     CROSSFADE_MONGO_URI alone. What a person should decide is marked `# decide:` in the draft.
 
-    With --check, exit 1 when a document would be a dead letter.
+    With --check, exit 1 when a document would be a dead letter or a collection cannot be migrated.
 
     \b
     Examples:
@@ -230,6 +230,8 @@ def _lines(done: Check) -> Iterator[str]:
             yield f"  ignored: {n:,} x {shown(path)}"
     for name, near in done.missing.items():
         yield f"{name}: MongoDB has no such collection" + (f"; did you mean {shown(near)}?" if near else "")
+    for one in done.unsupported:
+        yield f"{shown(one.collection)}: {one.what}: {one.why}"
     for name in done.unmapped_collections:
         yield f"{shown(name)}: not in the mapping"
 

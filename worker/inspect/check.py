@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from bson.errors import BSONError
@@ -16,7 +16,7 @@ from bson.errors import BSONError
 from topics import Collection
 from worker.inspect.names import shown
 from worker.inspect.profile import kind_of
-from worker.inspect.survey import SYSTEM_DATABASES, Report
+from worker.inspect.survey import SYSTEM_DATABASES, Report, Unsupported, refused
 from worker.mapping import Mapping, Plans, Rows, Unmappable
 from worker.mapping.columns import ABSENT
 from worker.mapping.extended import from_extended
@@ -67,16 +67,21 @@ class Checked:
 
 @dataclass(slots=True)
 class Check:
-    """A check of a whole mapping. ``missing``: collections of the mapping that MongoDB has not."""
+    """A check of a whole mapping.
+
+    ``missing``: collections of the mapping that MongoDB has not, each with the nearest unmapped one's name;
+    ``unsupported``: those that cannot be migrated.
+    """
 
     collections: list[Checked]
     missing: dict[str, str | None]
+    unsupported: list[Unsupported]
     unmapped_collections: list[str]
 
     @property
     def fits(self) -> bool:
-        """Whether no document seen would be a dead letter."""
-        return not any(one.dead for one in self.collections)
+        """Whether no document seen would be a dead letter, and every collection can be migrated."""
+        return not self.unsupported and not any(one.dead for one in self.collections)
 
 
 async def check(
@@ -84,22 +89,28 @@ async def check(
 ) -> Check:
     """Map ``size`` documents of each collection, None: all; ``only``: names as the mapping has them."""
     plans, wanted = Plans(mapping), set(only) or set(mapping.collections)
-    found, seen, others = list[Checked](), set[str](), list[str]()
+    found, seen, others, unsupported = list[Checked](), set[str](), list[str](), list[Unsupported]()
     for database in await database_names(client):
         if database in SYSTEM_DATABASES or not _may_be(mapping, database):
             continue
-        for info in await collections(client, database):
-            planned = plans.find(f"{database}.{info.name}") if info.kind == "collection" else None
+        infos = await collections(client, database)
+        for info in infos:
+            planned = plans.find(f"{database}.{info.name}")
             if planned is None:
                 others.append(f"{database}.{info.name}")
-            elif planned.name in wanted:
+            elif planned.name not in wanted:
+                continue
+            elif why := refused(database, info, infos):
+                seen.add(planned.name)
+                unsupported.append(Unsupported(f"{database}.{info.name}", *why))
+            else:
                 seen.add(planned.name)
                 found.append(await _collection(client, mapping, planned, database, info.name, size, report))
     missing = {
         name: next(iter(difflib.get_close_matches(f"{mapping.database}.{name}", others, n=1)), None)
         for name in wanted - seen
     }
-    return Check(found, dict(sorted(missing.items())), others)
+    return Check(found, dict(sorted(missing.items())), unsupported, others)
 
 
 def _may_be(mapping: Mapping, database: str) -> bool:
@@ -248,5 +259,6 @@ def as_json(checked: Check, id_shown: Shown) -> dict[str, Any]:
         "missing_collections": [
             {"collection": name, "nearest": near} for name, near in checked.missing.items()
         ],
+        "unsupported": [asdict(one) for one in checked.unsupported],
         "unmapped_collections": checked.unmapped_collections,
     }

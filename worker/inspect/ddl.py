@@ -25,6 +25,17 @@ _INDEXES = """\
 -- Unique constraints are DEFERRABLE, so that one transaction may swap two rows' values. A unique index of
 -- MongoDB takes a missing field for a value: hence NULLS NOT DISTINCT.
 """
+_COLLATION = """\
+-- A PostgreSQL that was built without ICU compares by code points instead: it takes fewer values for equal.
+DO $$
+BEGIN
+    CREATE COLLATION public.{name} (provider = icu, locale = '{locale}', deterministic = false);
+EXCEPTION WHEN feature_not_supported THEN
+    RAISE WARNING 'no ICU: collation {name} tells apart what MongoDB does not';
+    CREATE COLLATION public.{name} (provider = libc, locale = 'C');
+END
+$$;
+"""
 _FOREIGN_KEYS = """\
 -- Where every id that was looked up is there. Foreign keys do nothing on delete: a cascade would remove rows
 -- whose documents still exist.
@@ -90,8 +101,8 @@ def _columns(table: DraftTable) -> Iterator[str]:
 
 
 def _indexes(indexes: DraftIndexes) -> Iterator[str]:
-    for name, definition in sorted(indexes.collations.items()):
-        yield f"CREATE COLLATION public.{quoted(name)} {definition};\n"
+    for name, locale in sorted(indexes.collations.items()):
+        yield _COLLATION.format(name=quoted(name), locale=locale)
     for index in indexes.indexes:
         yield "".join(f"-- {remark}\n" for remark in index.remarks) + f"{index.sql};"
     for one in indexes.unsupported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class DraftIndex:
 
 @dataclass(slots=True)
 class DraftIndexes:
-    """What becomes of all indexes. ``collations``: those that they need, name to definition."""
+    """What becomes of all indexes. ``collations``: those that they need, name to ICU's locale."""
 
     indexes: list[DraftIndex] = field(default_factory=list)
     collations: dict[str, str] = field(default_factory=dict)
@@ -214,7 +215,7 @@ class _Index:
         """Return the collation that compares as the index does, where that is not by code points."""
         told: dict[str, Any] = self._index.get("collation") or {}
         locale, strength = str(told.get("locale", "simple")), int(told.get("strength", 3))
-        if locale == "simple":
+        if locale == "simple" or not re.fullmatch(r"[A-Za-z_@=;-]+", locale):
             return None
         tag = [locale.split("@")[0].replace("_", "-"), "u"]
         tag += [f"ks-level{strength}"] if strength != 3 else []
@@ -225,9 +226,7 @@ class _Index:
         icu = "-".join(tag if len(tag) > 2 else tag[:1])
         name = f"{snake(icu)}_ci" if strength < 3 else snake(icu)
         self._remarks.append("decide: ICU's versions differ in how they compare; see that this one fits")
-        self._done.collations.setdefault(
-            name, f"(provider = icu, locale = '{icu.replace(chr(39), '')}', deterministic = false)"
-        )
+        self._done.collations[name] = icu
         return name
 
     def _where(self, places: Iterable[_Place]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,13 +97,11 @@ async def survey(
     """Read a database's collections, or only some; ``size`` documents of each, None: all."""
     infos = await collections(client, database)
     for name in only:
-        known(f"collection {database}.", name, {info.name for info in infos})
+        known("collection", name, {info.name for info in infos})
     chosen = [info for info in infos if not only or info.name in only]
-    buckets = {info.name.removesuffix(".files") for info in infos if info.name.endswith(".files")}
-    buckets &= {info.name.removesuffix(".chunks") for info in infos if info.name.endswith(".chunks")}
     found, unsupported = list[Surveyed](), list[Unsupported]()
     for info in chosen:
-        if why := _refused(database, info, buckets):
+        if why := refused(database, info, infos):
             unsupported.append(Unsupported(info.name, *why))
             continue
         one = Surveyed(info)
@@ -132,14 +130,18 @@ def told_of(one: Surveyed) -> str:
     return f"{told}, until the time for a sample was over" if taken.cut_short else told
 
 
-def _refused(database: str, info: CollectionInfo, buckets: set[str]) -> tuple[str, str] | None:
-    """Return what a collection is and why it cannot be migrated."""
+def refused(database: str, info: CollectionInfo, all_: Sequence[CollectionInfo]) -> tuple[str, str] | None:
+    """Return what a collection is and why it cannot be migrated, if so; ``all_``: the database's."""
     bucket, _, part = info.name.rpartition(".")
+    pieces = {f"{bucket}.files", f"{bucket}.chunks"} <= {other.name for other in all_}
     if info.kind == "view":
         return "view", "a view has no documents of its own: write it as a view in PostgreSQL"
     if info.kind == "timeseries":
         return "time-series collection", "MongoDB has no change stream for it: copy it by other means"
-    if part in ("files", "chunks") and bucket in buckets:
+    if info.options.get("capped"):
+        why = "MongoDB reads no snapshot of it, and tells of nothing that it drops: copy it by other means"
+        return "capped collection", why
+    if part in ("files", "chunks") and pieces:
         return "GridFS bucket", "files in pieces are better kept in an object store: move them by other means"
     if info.name.startswith("enxcol_."):
         return "queryable encryption's own collection", "PostgreSQL has no such encryption"
@@ -155,9 +157,6 @@ def _refused(database: str, info: CollectionInfo, buckets: set[str]) -> tuple[st
 def _noted(one: Surveyed) -> Iterator[Unsupported]:
     """Find options that have no equivalent, in a collection that can be migrated all the same."""
     options, name = one.info.options, one.name
-    if options.get("capped"):
-        why = "what it drops when it is full is in no change stream, so those rows stay in PostgreSQL"
-        yield Unsupported(name, "capped collection", why)
     if options.get("encryptedFields"):
         yield Unsupported(name, "encrypted fields", "they stay as they are, in the rest column")
     elif any(kinds["encrypted"] for kinds in _kinds(one.profile)):

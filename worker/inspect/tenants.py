@@ -81,7 +81,7 @@ def choose_tenants(
 ) -> dict[str, TenantChoice]:
     """Return each collection's tenant: as it was given, or else by the likeliest candidate."""
     for name in given:
-        known(f"collection {survey.database}.", name, [one.name for one in survey.collections])
+        known("collection", name, [one.name for one in survey.collections])
     likeliest = _likeliest_of(survey)
     chosen = {
         one.name: _of_path(one, given[one.name], True)
