@@ -18,7 +18,7 @@ DISTINCT = 1000
 _PATHS = 5000  # of a collection
 _HASHES = 200_000
 _IDS = 20_000
-_NAMES = 200  # different names in the objects at a path
+_NAMES = 200  # different names in the objects at a path; ten times that in documents
 _DEPTH = 24  # what lies deeper is jsonb anyway
 _REFERENCES = 50  # different id-like values kept at a path, to look them up
 _LONGEST_ID = 100
@@ -185,7 +185,7 @@ class Profile:
         for name, inner in value.items():
             field = self.fields.get(name)
             if field is None:
-                if self._budget.paths <= 0 or len(self.fields) >= _NAMES:
+                if self._budget.paths <= 0 or len(self.fields) >= (_NAMES if self._depth else 10 * _NAMES):
                     self.more_names = True
                     continue
                 field = self.fields[name] = self._below()
