@@ -1,5 +1,5 @@
 """Generated documents to rows in a real PostgreSQL and back: `python -m bench.roundtrip`.
 
-``mappings`` uses everything the mapping language has, ``values`` makes values of every BSON type, ``generate``
-makes documents for a mapping, ``tables`` makes the tables, ``run`` does the work and judges it.
+``mappings`` uses everything that the mapping language has, ``values`` makes values of every BSON type,
+``generate`` documents for a mapping, ``tables`` the tables; ``run`` does the work and judges it.
 """

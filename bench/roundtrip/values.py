@@ -70,7 +70,7 @@ _INTEGERS = [0, 1, -1, 2**15 - 1, 2**15, -(2**15), 2**31 - 1, 2**31, -(2**31), 2
 _DOUBLES = [0.0, -0.0, 1.0, -5.0, 0.1, 1e15, 9999999999999998.0, 1e16, 1e17, 5.129148864682219e16, 2.0**53]
 _DOUBLES += [5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -1e300, float("nan")]
 _DOUBLES += [float("inf"), float("-inf")]
-_DECIMALS = [
+_DIGITS = [
     "0",
     "-0",
     "0.00",
@@ -83,8 +83,9 @@ _DECIMALS = [
     "120000.00",
     "1E+6144",
 ]
-_DECIMALS += ["1E-6176", "NaN", "-NaN", "Infinity", "-Infinity", "1.20", "-0.00001200", "9" * 34, "-0.1", "1"]
-_DECIMALS += ["9" * 34 + "E+6111", "0." + "1" * 34, "1" + "0" * 33]
+_DIGITS += ["1E-6176", "NaN", "-NaN", "Infinity", "-Infinity", "1.20", "-0.00001200", "9" * 34, "-0.1", "1"]
+_DIGITS += ["9" * 34 + "E+6111", "0." + "1" * 34, "1" + "0" * 33]
+_DECIMALS = [Decimal128(digits) for digits in _DIGITS]
 _NAMES = [
     "a",
     "b",
@@ -148,7 +149,7 @@ def _double(rng: Random) -> float:
 def _decimal(rng: Random) -> Decimal128:
     chance = rng.random()
     if chance < 0.4:
-        return Decimal128(rng.choice(_DECIMALS))
+        return rng.choice(_DECIMALS)
     if chance < 0.6:
         return Decimal128.from_bid(rng.randbytes(16))
     return Decimal128(f"{rng.randrange(-(10**6), 10**6)}.{rng.randrange(100):02}")

@@ -1,10 +1,11 @@
 """Rows as PostgreSQL and asyncpg give them back, without either: `stored`.
 
 Assumed: rows go out as one orjson document; ``jsonb_to_recordset`` gives SQL NULL for JSON null; jsonb's
-numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL, and sorts an
-object's fields by length, then by bytes; an enumerated type knows its labels; float8 has one NaN and reads "nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb as JSON bytes
-(`use_raw_json`), and decimals with exponents for groups of four trailing zeros. Columns are as wide as the
-mapping says, varchar(n) in code points; an array's elements are stored as a column of their type.
+numbers are decimals that keep their scale but no exponent and no sign of zero; jsonb refuses NUL, and sorts
+an object's fields by length, then by bytes; an enumerated type knows its labels; varchar(n) counts code
+points; float8 has one NaN and reads "nan", "inf" and "-0.0"; asyncpg gives UUIDs of a class of its own, jsonb
+as JSON bytes (`use_raw_json`), and decimals with exponents for groups of four trailing zeros. An array's
+elements are as columns of their type. Columns are as wide as the mapping says.
 """
 
 from __future__ import annotations

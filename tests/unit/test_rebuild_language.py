@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import struct
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import bson
 import pytest
-from bson import Code, DBRef
+from bson import Code, DBRef, Decimal128
+from pydantic import ValidationError
 
-from tests.support.stored import stored
+from tests.support.stored import RowUUID, stored
 from worker.mapping import CollectionPlan, Rebuilder
 from worker.mapping.model import CollectionMapping
+
+Row = dict[str, Any]
 
 OWN = {"table": "t", "tenant": None, "rest": "rest"}
 
 
-def there_and_back(mapping: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document, less its id, as a mapping without tenant keeps it."""
-    model = CollectionMapping.model_validate(OWN | mapping)
+def through_postgres(model: CollectionMapping, document: dict[str, Any]) -> tuple[Row, list[list[Row]]]:
     plan = CollectionPlan(model)
     made = plan.rows({"_id": uuid4()} | document)
     (row,) = stored([made.row], plan.table.columns)
-    children = [stored(rows, table.columns) for rows, table in zip(made.children, plan.children, strict=True)]
-    back = Rebuilder(model).document(row, children)
+    return row, [
+        stored(rows, table.columns) for rows, table in zip(made.children, plan.children, strict=True)
+    ]
+
+
+def there_and_back(mapping: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document, without an id that is not its own, as a mapping keeps it."""
+    model = CollectionMapping.model_validate(OWN | mapping)
+    back = Rebuilder(model).document(*through_postgres(model, document))
     return {name: value for name, value in back.items() if name != "_id" or "_id" in document}
 
 
@@ -74,3 +84,49 @@ def test_every_nan_keeps_its_bits(type_: str, bits: str) -> None:
     (value,) = struct.unpack("<d", bytes.fromhex(bits))
     back = there_and_back({"columns": {"x": {"type": type_}}}, {"x": value, "y": [value]})
     assert [struct.pack("<d", one).hex() for one in (back["x"], *back["y"])] == [bits, bits]
+
+
+CHILD = {"table": "c", "parent": "p", "position": "i", "rest": "r"}
+BELOW = {"table": "d", "parent": ["p", "i"], "position": "j", "rest": "r"}
+WORDS = BELOW | {"columns": {"word": {"type": "text", "path": "$"}}}
+INTEGER = {"type": "integer"}
+
+
+@pytest.mark.parametrize("columns", [{"n": INTEGER}, {"n": INTEGER, "whole": {"type": "text", "path": "$"}}])
+@pytest.mark.parametrize("column", [True, False])
+def test_an_element_that_the_application_made_an_object_is_one(columns: Any, column: bool) -> None:
+    model = CollectionMapping.model_validate(
+        OWN | {"columns": {}, "children": {"items": CHILD | {"columns": columns, "children": {"in": WORDS}}}}
+    )
+    row, (items, words) = through_postgres(model, {"items": [7]})
+    assert Rebuilder(model).document(row, [items, words])["items"] == [7]
+    if column:
+        items[0]["n"] = 1
+    else:
+        words.append({"p": row["id"], "i": 0, "j": 0, "word": "x", "r": None})
+    changed = {"n": 1} if column else {"in": ["x"]}
+    assert Rebuilder(model).document(row, [items, words])["items"] == [changed]
+
+
+@pytest.mark.parametrize(
+    ("type_", "held", "back"),
+    [
+        ("uuid", RowUUID(str(UUID(int=5))), UUID(int=5)),
+        ("numeric", Decimal("1.5"), Decimal128("1.5")),
+        ("date", date(2020, 1, 1), datetime(2020, 1, 1, tzinfo=UTC)),
+        ("text", "x", "x"),
+    ],
+)
+def test_an_array_that_the_application_gave_another_dimension_comes_back(
+    type_: str, held: Any, back: Any
+) -> None:
+    model = CollectionMapping.model_validate(OWN | {"columns": {"x": {"type": f"{type_}[]"}}})
+    row, _ = through_postgres(model, {"x": [5]})
+    row["x"] = [[held, None], [held, held]]
+    assert Rebuilder(model).document(row)["x"] == [[back, None], [back, back]]
+
+
+def test_an_array_directly_inside_an_array_gets_no_table() -> None:
+    child = CHILD | {"columns": {}, "children": {"$": WORDS}}
+    with pytest.raises(ValidationError, match="an array in an array"):
+        CollectionMapping.model_validate(OWN | {"columns": {}, "children": {"items": child}})

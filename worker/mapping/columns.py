@@ -44,7 +44,8 @@ class ColumnPlan:
         self._refers = column.references is not None
         self._refuses = column.required or column.misfit == "dead_letter"
         self._convert = _converter(self.type, column, scope)
-        self._back = values.back(self.type)
+        self.back = values.back(self.type)
+        """Turns the column's value into the field's where there are no notes."""
         self.take: Callable[[Any, Notes], Any] = self._take
         self.give: Callable[[Any, Notes], Any] = self._give
         if self.type.base == "jsonb":
@@ -93,14 +94,14 @@ class ColumnPlan:
                 return exact
         if held is None:
             return MISSING
-        return self._back(held) if self._back else held
+        return self.back(held) if self.back else held
 
     def _give_json(self, held: Any, notes: Notes) -> Any:
         note = _exact(notes[self.path]) if self.path in notes else MISSING
         if held is None:
             return note if note is None or values.nearest(note) is None else MISSING
-        assert self._back is not None
-        plain = self._back(held)
+        assert self.back is not None
+        plain = self.back(held)
         if not notes:
             return plain
         if note is not MISSING:
@@ -122,7 +123,7 @@ class ColumnPlan:
 
     def untouched(self, held: Any) -> bool:
         """Whether the column holds what it does where there is no field."""
-        return values.holds(self.type, held, self._default if self.constant is None else self.constant)
+        return values.holds(self.type, held, self._default)
 
 
 def _converter(type_: ColumnType, column: Column, scope: str | None) -> values.Converter:

@@ -194,6 +194,9 @@ class Child(_Model):
         if whole and (self.columns[whole].default is not None or (others and self.columns[whole].required)):
             told = f"{ELEMENT} takes no default, and is required only where it is the only column"
             faults.append((("columns", whole), told))
+        if ELEMENT in self.children:
+            told = f"{ELEMENT} is the element itself: an array in an array has no table, but can be jsonb"
+            faults.append((("children", ELEMENT), told))
         if faults:
             raise Faults(faults)
         return self

@@ -81,7 +81,8 @@ class Fields:
 
     def take(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Move mapped fields from ``left`` into ``row``; what their columns cannot say into ``notes``."""
-        row.update(self._constants)
+        if self._constants:
+            row.update(self._constants)
         for name, path, take in self._flat:
             row[name] = take(left.pop(path, MISSING), notes)
         for name, path, take in self._deep:
@@ -91,7 +92,7 @@ class Fields:
 
     def finish(self, left: dict[str, Any], row: Row, notes: Notes) -> None:
         """Set the rest column."""
-        rest: dict[str, Any] = extended(left)
+        rest: dict[str, Any] = extended(left) if left else {}
         if notes:
             rest[NOTES] = {p: ABSENT if v is MISSING else extended(v) for p, v in notes.items()}
         row[self.rest] = rest or None
@@ -156,10 +157,11 @@ class _ChildPlan:
         row: Row = dict(zip(self._key, key, strict=True))
         if self._tenant:
             row[self._tenant] = tenant
-        fields, notes = self._fields, Notes()
+        fields = self._fields
+        notes: Notes = {}
         whole = fields.whole
         if self._scalars or not isinstance(element, dict):
-            fields.take({}, row, Notes())  # required ones refuse it
+            fields.take({}, row, {})  # required ones refuse it
             if whole is None:
                 notes[ELEMENT] = element
             else:
@@ -204,7 +206,8 @@ class CollectionPlan:
 
     def rows(self, document: dict[str, Any]) -> Rows:
         """Return a document's rows; `Unmappable` where a required column or the tenant cannot be had."""
-        mapping, left, notes = self._mapping, dict(document), Notes()
+        mapping, left = self._mapping, dict(document)
+        notes: Notes = {}
         document_id = left.pop("_id")
         own = self.row_id(document_id)
         row: Row = {mapping.id: own}

@@ -45,11 +45,11 @@ class _Back:
 
     def __init__(self, fields: Fields) -> None:
         self._rest = fields.rest
-        self._plans = fields.plans
+        self._plans = [plan for plan in fields.plans if plan.constant is None]
         self._columns = [
-            (plan.name, plan.path, plan.give, "." in plan.path)
-            for plan in fields.plans
-            if plan.constant is None and plan.path != ELEMENT
+            (plan.name, plan.path, plan.give, plan.back, "." in plan.path)
+            for plan in self._plans
+            if plan.path != ELEMENT
         ]
 
     def rest(self, row: SourceRow) -> tuple[dict[str, Any], Notes]:
@@ -68,17 +68,23 @@ class _Back:
 
     def put(self, row: SourceRow, document: Document, notes: Notes) -> None:
         """Put the columns' values into the document, or the notes' where these still count."""
-        for name, path, give, deep in self._columns:
-            value = give(row[name], notes)
-            if value is MISSING:
+        for name, path, give, back, deep in self._columns:
+            value = row[name]
+            if notes:
+                value = give(value, notes)
+                if value is MISSING:
+                    continue
+            elif value is None:
                 continue
+            elif back is not None:
+                value = back(value)
             if deep:
                 put(document, path, value)
             else:
                 document[path] = value
 
     def untouched(self, row: SourceRow) -> bool:
-        """Whether every column holds what it does where there is no field."""
+        """Whether every column of a field holds what it does where there is no field."""
         return all(plan.untouched(row[plan.name]) for plan in self._plans)
 
 
@@ -119,8 +125,10 @@ class _Elements:
 
     def by_parent(self, rows: Iterable[SourceRow]) -> _ByParent:
         """Return rows by the positions of the element that they lie in."""
-        found: _ByParent = {}
         above = self._positions[:-1]
+        if not above:
+            return {(): list(rows)}
+        found: _ByParent = {}
         for row in rows:
             found.setdefault(tuple(row[name] for name in above), []).append(row)
         return found
@@ -135,21 +143,23 @@ class _Elements:
 
     def _element(self, row: SourceRow, rows: dict[_Elements, _ByParent]) -> Any:
         rest, notes = self._fields.rest(row)
-        if self._whole is not None:
-            value = self._whole.give(row[self._whole.name], notes)
-            if value is not MISSING:
-                return value
-            if self._only_whole:
-                return None
-        elif ELEMENT in notes and self._fields.untouched(row):
+        at = tuple(row[name] for name in self._positions) if self._below else ()
+        whole = self._whole
+        if whole is not None and (self._only_whole or row[whole.name] is not None):
+            value = whole.give(row[whole.name], notes)
+            return None if value is MISSING else value
+        # A note of an element that is no object counts while nothing says that it has become one.
+        if ELEMENT in notes and self._bare(row, at, rows):
             return from_extended(notes[ELEMENT])
         element = _names(rest)
         self._fields.put(row, element, notes)
-        if self._below:
-            at = tuple(row[name] for name in self._positions)
-            for below in self._below:
-                below.put(element, at, notes, rows)
+        for below in self._below:
+            below.put(element, at, notes, rows)
         return element
+
+    def _bare(self, row: SourceRow, at: Position, rows: dict[_Elements, _ByParent]) -> bool:
+        """Whether no column and no row below says that the element is an object."""
+        return self._fields.untouched(row) and not any(at in rows[below] for below in self._below)
 
 
 class Rebuilder:

@@ -372,7 +372,14 @@ def back(type_: ColumnType) -> Converter | None:
     one = _BACK.get(type_.base)
     if one is None or not type_.array:
         return one
-    return lambda items: [None if item is None else one(item) for item in items]
+
+    def of_array(items: Any) -> Any:
+        # The application may have written more dimensions: any array type takes them.
+        return [
+            of_array(item) if type(item) is list else None if item is None else one(item) for item in items
+        ]
+
+    return of_array
 
 
 _HELD: dict[str, Converter] = {
