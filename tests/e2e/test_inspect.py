@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import bson
 import pytest
 from asyncpg import UniqueViolationError
 from bson import Binary
+from bson.raw_bson import RawBSONDocument
 
 from tests.support import shapes
 from tests.support.world import World, world
@@ -231,6 +233,8 @@ async def test_a_check_tells_what_would_not_fit_and_no_value(services: Services,
         await w.mongo["orders"].update_one(
             {"_id": content["orders"][1]["_id"]}, {"$set": {"total": "s3cret total"}}
         )
+        broken = bson.encode({"_id": 1, "s": "a"}).replace(b"a\0\0", b"\xff\0\0")
+        await w.mongo["orders"].insert_one(RawBSONDocument(broken))
         code, out, err = await inspect(w, "--check", str(w.mapping_file), "--sample", "all", "--json")
         assert code == 1 and "s3cret" not in out + err
         told = json.loads(out)
@@ -241,9 +245,10 @@ async def test_a_check_tells_what_would_not_fit_and_no_value(services: Services,
         (unsupported,) = told["unsupported"]
         assert unsupported["collection"] == f"{w.name}.recent" and unsupported["what"] == "capped collection"
         (orders,) = told["collections"]
-        assert orders["documents"] == len(content["orders"]) and orders["whole"]
+        assert orders["documents"] == len(content["orders"]) + 1 and orders["whole"]
         letters = {letter["kind"]: letter for letter in orders["dead_letters"]}
         assert letters["tenant"]["count"] == 1 and letters["tenant"]["examples"] == [{"$oid": str(lost)}]
+        assert letters["envelope"]["count"] == 1
         assert letters["mapping"]["count"] == 1 and "total" in letters["mapping"]["reason"]
         fitting = content["orders"][2:]
         noted = {(one["path"], one["type"]): one["count"] for one in orders["noted"]}
@@ -263,32 +268,46 @@ async def test_a_check_tells_what_would_not_fit_and_no_value(services: Services,
         assert "s3cret" not in out + err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--database", "NAMEx"), "did you mean NAME?"),
-        (("--database", "local"), "system"),
-        ((), "--database"),
-        (("--database", "NAME", "--collection", "order"), "did you mean orders?"),
-        (("--database", "NAME", "--tenant-path", "nope"), "nope"),
-        (("--database", "NAME", "--tenant", "orders=nope"), "nope"),
-        (("--database", "NAME", "--tenant", "orders"), "COLLECTION=PATH"),
-        (("--check", "nowhere.yaml"), "nowhere.yaml"),
-        (("--check",), "CROSSFADE_MAPPING"),
-        (("--check", "x.yaml", "--out", "y"), "--check"),
-    ],
-    ids=" ".join,
-)
+async def test_a_check_looks_at_every_tenants_database(services: Services, tmp_path: Path) -> None:
+    one = "{table: x, tenant: {name: database, column: tenant_id}, rest: rest, columns: {n: {type: integer}}}"
+    mapping = f"version: 1\ndatabase: NAME_{{tenant}}\ncollections: {{things: {one}}}\n"
+    async with world(services, tmp_path, mapping, target=None) as w:
+        for tenant, n in (("one", 1), ("two", "x")):
+            await w.client[f"{w.name}_{tenant}"]["things"].insert_one({"n": n})
+        await w.client[f"other{w.name}"]["things"].insert_one({"n": 5})
+        code, out, err = await inspect(w, "--check", str(w.mapping_file), "--json")
+        await w.client.drop_database(f"other{w.name}")
+        assert code == 0, err
+        told = {one["collection"]: one["noted"] for one in json.loads(out)["collections"]}
+        noted = {"path": "n", "type": "string", "count": 1}
+        assert told == {f"{w.name}_one.things": [], f"{w.name}_two.things": [noted]}
+
+
+REFUSED: list[tuple[tuple[str, ...], str]] = [
+    (("--database", "NAMEx"), "did you mean NAME?"),
+    (("--database", "local"), "system"),
+    ((), "--database"),
+    (("--database", "NAME", "--collection", "order"), "did you mean orders?"),
+    (("--database", "NAME", "--tenant-path", "nope"), "nope"),
+    (("--database", "NAME", "--tenant", "orders=nope"), "nope"),
+    (("--database", "NAME", "--tenant", "orders"), "COLLECTION=PATH"),
+    (("--check", "nowhere.yaml"), "nowhere.yaml"),
+    (("--check",), "CROSSFADE_MAPPING"),
+    (("--check", "x.yaml", "--out", "y"), "--check"),
+]
+
+
 async def test_what_inspect_cannot_do_is_one_clear_line_and_exit_2(
-    services: Services, tmp_path: Path, arguments: tuple[str, ...], told: str
+    services: Services, tmp_path: Path
 ) -> None:
     async with world(services, tmp_path, UNMAPPED, target=None) as w:
         await w.mongo["orders"].insert_one({"x": 1})
-        code, out, err = await inspect(w, *(one.replace("NAME", w.name) for one in arguments))
-        *progress, line = err.splitlines()
-        assert code == 2 and out == "" and "Traceback" not in err
-        assert all(one.startswith("inspect: ") for one in progress)
-        assert told.replace("NAME", w.name) in line
+        for arguments, told in REFUSED:
+            code, out, err = await inspect(w, *(one.replace("NAME", w.name) for one in arguments))
+            *progress, line = err.splitlines()
+            assert code == 2 and out == "" and "Traceback" not in err, arguments
+            assert all(one.startswith("inspect: ") for one in progress)
+            assert told.replace("NAME", w.name) in line
 
 
 async def test_a_draft_is_not_written_over_another_unless_forced(services: Services, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from worker.errors import ConfigurationError
 from worker.inspect.choices import FITTING, percent
-from worker.inspect.names import shown, snake
+from worker.inspect.names import mappable, shown, snake, yaml_text
 from worker.inspect.profile import DISTINCT, Profile
 from worker.inspect.survey import Survey, Surveyed, known
 
@@ -132,11 +132,10 @@ def _likeliest(one: Surveyed, candidate: Candidate | None) -> TenantChoice:
 def _without(one: Surveyed, path: str | None) -> list[str]:
     told = [f"few documents or none have {shown(path)}" if path else "no field is surely the tenant"]
     for name, profile in one.profile.fields.items():
-        if profile.reference and profile.values >= FITTING * one.documents:
-            told.append(
-                f"{shown(name)} refers to {shown(profile.reference.collection)}, whose tenant may be this "
-                "one's: tenant: {parent: {collection: ..., path: ...}, column: tenant_id}"
-            )
+        reference = profile.reference
+        if reference and mappable(name) and profile.values >= FITTING * one.documents:
+            parent = f"{{collection: {yaml_text(reference.collection)}, path: {yaml_text(name)}}}"
+            told.append(f"or its parent's tenant, {{parent: {parent}, column: tenant_id}}, if that has one")
     return [*told, "with no tenant the rows can be read and written by all tenants"]
 
 
