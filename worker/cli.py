@@ -23,6 +23,7 @@ from worker.dead_letters_cli import dead_letters
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
+from worker.inspect_cli import inspect
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -60,6 +61,7 @@ main.add_command(check)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(copy)
+main.add_command(inspect)
 main.add_command(status)
 main.add_command(topics)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -16,13 +16,41 @@ from pydantic_settings import (
 
 from worker.errors import ConfigurationError
 
+_MongoUri = Annotated[SecretStr, Field(description="MongoDB connection string of the replica set or mongos")]
 
-class Settings(BaseSettings):
-    """Every setting of Crossfade. Connection strings may hold passwords and are never printed."""
 
+class _Sources(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="ignore", frozen=True)
 
-    mongo_uri: SecretStr = Field(description="MongoDB connection string of the replica set or mongos")
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, then the file."""
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if file := os.environ.get("CROSSFADE_CONFIG"):
+            if not Path(file).is_file():
+                raise ConfigurationError(f"CROSSFADE_CONFIG names {file}, which is no file")
+            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=file))
+        return tuple(sources)
+
+
+class MongoSettings(_Sources):
+    """What looking at MongoDB alone needs; ``mapping`` only where one is checked."""
+
+    mongo_uri: _MongoUri
+    mapping: Path | None = None
+
+
+class Settings(_Sources):
+    """Every setting of Crossfade. Connection strings may hold passwords and are never printed."""
+
+    mongo_uri: _MongoUri
     postgres_dsn: SecretStr = Field(description="PostgreSQL as the sync role")
     postgres_admin_dsn: SecretStr | None = Field(
         None,
@@ -73,28 +101,23 @@ class Settings(BaseSettings):
         description="port of this process's metrics; 0: none. `run` gives publish this port, apply the next",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, environment, then the file."""
-        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
-        if file := os.environ.get("CROSSFADE_CONFIG"):
-            if not Path(file).is_file():
-                raise ConfigurationError(f"CROSSFADE_CONFIG names {file}, which is no file")
-            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=file))
-        return tuple(sources)
-
 
 def load(**given: object) -> Settings:
     """Return the settings; `ConfigurationError` names each one that is missing or wrong, never its value."""
+    return _read(Settings, given)
+
+
+def load_mongo(**given: object) -> MongoSettings:
+    """Return only what looking at MongoDB needs; otherwise as `load`."""
+    return _read(MongoSettings, given)
+
+
+_S = TypeVar("_S", bound=_Sources)
+
+
+def _read(settings: type[_S], given: dict[str, Any]) -> _S:
     try:
-        return Settings(**given)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return settings(**given)
     except ValidationError as error:
         faults = "; ".join(
             f"CROSSFADE_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg'].lower()}"
