@@ -169,6 +169,8 @@ def parent_key(item: Item) -> Key | None:
 def same_document(one: Item, other: Item) -> bool:
     """Whether two events of one key are of one document."""
     assert one.event is not None and other.event is not None
+    if one.event.namespace != other.event.namespace:
+        return False
     return one.event.id == other.event.id or document_key(one.event.id) == document_key(other.event.id)
 
 
@@ -182,8 +184,16 @@ def same_id(one: bytes | None, other: bytes | None) -> bool:
 
 
 def collides(item: Item, known: LedgerRow | None) -> bool:
-    """Whether the ledger's row belongs to another document, which has the same row id."""
-    return known is not None and not same_id(item.document_id, known.document_id)
+    """Whether the ledger's row belongs to another document, which has the same row id.
+
+    Where a name tells the tenant, a document cannot change it: another tenant's is another document.
+    """
+    if known is None:
+        return False
+    named = item.mapped.plan.named if item.mapped else None
+    if named is not None and known.tenant_id is not None and known.tenant_id != named:
+        return True
+    return not same_id(item.document_id, known.document_id)
 
 
 def overtaken(item: Item, known: LedgerRow | None) -> bool:

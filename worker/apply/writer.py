@@ -319,7 +319,7 @@ def _key(item: Item) -> Key:
 def _entry(item: Item, known: LedgerRow | None) -> Entry:
     if item.rows is None:  # a tombstone keeps the tenant that the document had (A1)
         assert item.event is not None and item.event.operation is Operation.DELETE
-        return Entry(
-            _key(item), known.tenant_id if known else None, item.version, "deleted", item.document_id
-        )
+        assert item.mapped is not None
+        tenant = known.tenant_id if known else item.mapped.plan.named
+        return Entry(_key(item), tenant, item.version, "deleted", item.document_id)
     return Entry(_key(item), item.rows.tenant_id, item.version, "live", item.rows.document_id)

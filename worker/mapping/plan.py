@@ -193,6 +193,8 @@ class CollectionPlan:
         self._fields = Fields(mapping.columns, mapping.rest, mapping.ignore, scopes)
         self._children = [_ChildPlan(path, child, scopes) for path, child in mapping.children.items()]
         self._tenant = _tenant(mapping.tenant, tenant)
+        self.named = row_id(named_tenant(tenant)) if tenant is not None else None
+        """The tenant that the name tells, whatever the document."""
         column = mapping.tenant.column if mapping.tenant else None
         types: dict[str, str] = {mapping.id: "uuid", **({column: "uuid"} if column else {})}
         types |= {plan.name: plan.type.sql for plan in self._fields.plans}

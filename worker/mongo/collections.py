@@ -8,21 +8,23 @@ from topics import Collection
 from worker.mapping.sources import Sources
 from worker.mongo.client import Client
 
-_FOLLOWED = {"type": "collection"}
+# Capped collections have a change stream, and refuse the copy's snapshot reads (SnapshotUnavailable).
+_FOLLOWED = {"type": "collection", "options.capped": {"$ne": True}}
 
 
-async def existing(client: Client, sources: Sources) -> list[Collection]:
+async def existing(client: Client, sources: Sources, *, followed: bool = True) -> list[Collection]:
     """Return all collections of the databases that the mapping's database name fits, in order.
 
-    No views and time series, which have no change stream. Both lists come from the primary, whatever the
-    connection string prefers to read from.
+    Those that can be ``followed``: no views and time series, which have no change stream, and none that is
+    capped. Both lists come from the primary, whatever the connection string prefers to read from.
     """
     database, _ = sources.names()
+    only = _FOLLOWED if followed else None
     databases = [database] if isinstance(database, str) else await _fitting(client, database)
     return [
         Collection(name, collection)
         for name in databases
-        for collection in sorted(await client[name].list_collection_names(filter=_FOLLOWED))
+        for collection in sorted(await client[name].list_collection_names(filter=only))
     ]
 
 

@@ -13,17 +13,24 @@ from worker.mongo.collections import existing
 
 
 async def missing_collections(client: Client, mapping: Mapping) -> list[str]:
-    """Return the names of the mapping that no collection fits, each with the nearest real one."""
+    """Return the names of the mapping that no collection fits, each with the nearest real one.
+
+    A view, a time series or a capped collection cannot be followed, and fits none.
+    """
     sources = mapping.sources()
     try:
         there = await existing(client, sources)
+        every = await existing(client, sources, followed=False)
     except PyMongoError as error:
         raise ServiceUnavailable(f"MongoDB does not list its collections ({describe(error)})") from None
     names = {one.name for one in there}
     found = {source.name for one in there if (source := sources.find(str(one)))}
+    unfit = {source.name for one in every if (source := sources.find(str(one)))} - found
     missing: list[str] = []
     for name in mapping.collections:
-        if name not in found:
+        if name in unfit:
+            missing.append(f"{name} (it is a view, a time series or capped, and cannot be followed)")
+        elif name not in found:
             near = difflib.get_close_matches(name, names - mapping.collections.keys(), n=1)
             missing.append(f"{name} (did you mean {near[0]}?)" if near else name)
     return missing
