@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import psutil
 
 from tests.support.proxy import Proxy, proxy
 from tests.support.world import World, world
@@ -50,6 +53,7 @@ class Run:
         self.roles: dict[str, asyncio.Task[None]] = {}
         self._armed: dict[str, str] = {}
         self._away = 0
+        self._changing: defaultdict[ServiceName, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def keep(self, name: str) -> None:
         """Start a role, and again whenever it ends; its name begins with the role's."""
@@ -109,9 +113,10 @@ class Run:
         name: ServiceName = self.rng.choice(["mongod", "kafka", "postgres"])
         seconds = self.rng.uniform(0, 4)
         self._away += 1
-        await self.services.kill(name)
-        await asyncio.sleep(seconds)
-        await self.services.start(name)
+        async with self._changing[name]:
+            await self.services.kill(name)
+            await asyncio.sleep(seconds)
+            await self.services.start(name)
         await asyncio.sleep(1)
         self._away -= 1
         return f"kill {name}, start it after {seconds:.1f} s"
@@ -119,15 +124,36 @@ class Run:
     async def pause_service(self) -> str:
         name: ServiceName = self.rng.choice(["mongod", "kafka", "postgres"])
         seconds = self.rng.uniform(0.5, 5)
-        process = self.services.process(name)
-        assert process is not None
-        family = [process, *process.children(recursive=True)]
-        for one in family:
-            one.suspend()
-        await asyncio.sleep(seconds)
-        for one in family:
-            one.resume()
+        async with self._paused(name):
+            await asyncio.sleep(seconds)
         return f"pause {name} for {seconds:.1f} s"
+
+    async def kill_while_it_waits(self) -> str:
+        """Kill a role with work in flight: what it has handed over is known to nobody."""
+        service: ServiceName
+        service, role = self.rng.choice([("kafka", "publish"), ("kafka", "publish"), ("postgres", "apply")])
+        seconds = self.rng.uniform(1.5, 4)
+        async with self._paused(service):
+            await asyncio.sleep(seconds)
+            self._signal(role, signal.SIGKILL)
+            await asyncio.sleep(0.2)
+        return f"pause {service}, and kill {role} after {seconds:.1f} s"
+
+    @asynccontextmanager
+    async def _paused(self, name: ServiceName) -> AsyncIterator[None]:
+        async with self._changing[name]:
+            process = self.services.process(name)
+            assert process is not None
+            family = [process, *process.children(recursive=True)]
+            for one in family:
+                with suppress(psutil.NoSuchProcess):
+                    one.suspend()
+            try:
+                yield
+            finally:
+                for one in family:
+                    with suppress(psutil.NoSuchProcess):
+                        one.resume()
 
     async def cut(self) -> str:
         name = self.rng.choice(sorted(self.proxies))
@@ -189,6 +215,7 @@ FAULTS: list[Callable[[Run], Coroutine[Any, Any, str]]] = [
     Run.pause_role,
     Run.restart_service,
     Run.pause_service,
+    Run.kill_while_it_waits,
     Run.cut,
     Run.half_close,
     Run.delay,

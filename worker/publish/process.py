@@ -20,6 +20,7 @@ from worker.mapping import Mapping, load
 from worker.mongo.client import Client, collection_names, connect, describe
 from worker.mongo.heartbeat import Heartbeat
 from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
+from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
 from worker.publish.stream import StreamPublisher
 from worker.publish.target import Incarnation, Target
@@ -35,15 +36,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         checkpoints = Checkpoints(settings.postgres_dsn.get_secret_value(), settings.publisher)
         await checkpoints.open()
         stack.push_async_callback(checkpoints.close)
+        leadership = Leadership(settings.postgres_dsn.get_secret_value(), f"publish {settings.publisher}")
+        stack.callback(leadership.release)
         client = await connect(settings.mongo_uri.get_secret_value(), "publish")
         stack.callback(client.close)
         if not settings.allow_missing_collections:
             await _require_collections(client, settings, mapping)
         targets = await _targets(settings, mapping)
+        if not await _leads(leadership, stop):
+            return
         producer = Producer(settings.kafka_bootstrap, "publish")
         await producer.start()
         stack.push_async_callback(producer.stop)
-        await _publish(settings, stop, mapping, targets, client, producer, checkpoints)
+        await _publish(settings, stop, mapping, targets, client, producer, checkpoints, leadership)
 
 
 async def _publish(
@@ -54,6 +59,7 @@ async def _publish(
     client: Client,
     producer: Producer,
     checkpoints: Checkpoints,
+    leadership: Leadership,
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
@@ -70,11 +76,25 @@ async def _publish(
     async with _told_once(), asyncio.TaskGroup() as tasks:
         beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
         copying = tasks.create_task(copier.run(work if settings.copy_enabled else []))
+        leading = tasks.create_task(leadership.hold())
         tasks.create_task(stream.run(stop))
         await stop.wait()
+        leading.cancel()
         beating.cancel()
         copying.cancel()
     _log.info("publisher stopped")
+
+
+async def _leads(leadership: Leadership, stop: asyncio.Event) -> bool:
+    """Wait until no other publisher of this name runs; False when told to stop before."""
+    leading, stopping = asyncio.create_task(leadership.acquire()), asyncio.create_task(stop.wait())
+    await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if leading.done():
+        leading.result()
+        return True
+    leading.cancel()
+    return False
 
 
 @asynccontextmanager
