@@ -22,8 +22,8 @@ from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import Mapping as MappingFile
-from worker.mapping import Plans, load
-from worker.postgres import migration_log
+from worker.mapping import Plans, hashes, load
+from worker.postgres import mapping_versions, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.postgres.target import TargetTable
@@ -72,10 +72,7 @@ class ApplyWorker:
         """Connect, number the collections and find out what the sync role may do."""
         connection = self._connection = await self._connect()
         try:
-            for name, mapping in self._mapping.collections.items():
-                self._numbers[name] = await migration_log.collection_number(
-                    connection, str(self._mapping.logical(name)), MappingFile.hash_of(mapping)
-                )
+            agreed = await mapping_versions.agree(connection, hashes(self._mapping))
             replica = await self._may_skip_triggers(connection)
         except (
             asyncpg.UndefinedTableError,
@@ -86,7 +83,10 @@ class ApplyWorker:
                 "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
                 remedy="run `crossfade schema apply --target spaces`",
             ) from None
-        self._writer = BatchWriter([TargetTable(table) for table in self._plans.tables()], replica=replica)
+        for name in self._mapping.collections:
+            self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]
+        tables = [TargetTable(table) for table in self._plans.tables()]
+        self._writer = BatchWriter(tables, replica=replica, mapping_changes=agreed.changes)
         _log.info(
             "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
         )
@@ -222,7 +222,7 @@ class ApplyWorker:
     async def _gap(self, first: Item, records: int) -> None:
         namespace = self._namespaces[first.topic]
         _log.error(
-            "Kafka no longer has records that were not applied; start publish again, to copy the collection",
+            "Kafka no longer has records that were not applied; publish copies the collection again",
             collection=namespace,
             topic=first.topic,
             partition=first.partition,

@@ -15,19 +15,21 @@ from topics import Operation, id_to_bson
 from worker import failpoints, metrics
 from worker.apply.batch import Item, Outcome, decide, fold, parent_key, rounds, superseded, tally, tenants_of
 from worker.clock import SYSTEM_CLOCK
-from worker.errors import Transient
+from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log
 from worker.postgres.connect import Connection
 from worker.postgres.faults import Action, action_for, describe, retry_reason
 from worker.postgres.ledger import Entry, Key, LedgerRow
+from worker.postgres.mapping_versions import SHARE_CHANGES
 from worker.postgres.migration_log import Partition, PartitionTally
 from worker.postgres.target import TargetTable
 
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 # Generic plans: the arrays' sizes vary, the right plan (look up each key by index) does not.
-_SETTINGS = """
-SELECT nextval('crossfade.batch_id_seq'), set_config('plan_cache_mode', 'force_generic_plan', true),
+_SETTINGS = f"""
+SELECT nextval('crossfade.batch_id_seq'), {SHARE_CHANGES},
+    set_config('plan_cache_mode', 'force_generic_plan', true),
     set_config('lock_timeout', '10s', true),
     set_config('statement_timeout', '60s', true)
 """
@@ -39,9 +41,10 @@ _HEALED = {Outcome.PARKED: "parked", Outcome.DEAD: "dead"}
 class BatchWriter:
     """Writes batches over one connection. Every setting is local to its transaction (PROTOCOL.md A10)."""
 
-    def __init__(self, tables: Sequence[TargetTable], *, replica: bool) -> None:
+    def __init__(self, tables: Sequence[TargetTable], *, replica: bool, mapping_changes: int) -> None:
         self._tables = {table.name: table for table in tables}
         self._replica = replica
+        self._mapping_changes = mapping_changes
 
     async def write(
         self, connection: Connection, items: Sequence[Item], *, source: str = "topic"
@@ -73,8 +76,14 @@ class BatchWriter:
 
     async def _settings(self, connection: Connection) -> int:
         query = _SETTINGS + _REPLICA if self._replica else _SETTINGS
-        batch_id: int = await connection.fetchval(query)  # pyright: ignore[reportAssignmentType]
-        return batch_id
+        row = await connection.fetchrow(query)
+        assert row is not None
+        if row[1] != self._mapping_changes:
+            raise Fatal(
+                "the mapping of a collection was changed",
+                remedy="start apply again with the new mapping file",
+            )
+        return row[0]
 
     async def _apply(self, connection: Connection, batch_id: int, events: list[Item], careful: bool) -> None:
         if not events:

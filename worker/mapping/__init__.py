@@ -3,10 +3,11 @@
 ``model`` is the mapping file's shape, ``load`` reads it, ``sources`` finds the collection that a namespace
 is, ``plan`` turns one collection's mapping into a fast converter, ``rebuild`` its inverse, ``columns`` is one
 column both ways, ``values`` converts single values, ``ids`` makes row ids, ``extended`` writes and reads what
-no column can hold.
+no column can hold, ``hashes`` tells one mapping from another.
 """
 
 from worker.mapping.columns import Unmappable
+from worker.mapping.hashes import hashes
 from worker.mapping.ids import row_id
 from worker.mapping.load import load
 from worker.mapping.model import Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "TablePlan",
     "Unmappable",
     "Unrebuildable",
+    "hashes",
     "load",
     "row_id",
     "scopes",

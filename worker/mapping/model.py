@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -373,11 +372,6 @@ class Mapping(_Model):
             elif mapping.tenant.parent is not None:
                 reasons[name] = "its tenant is its parent document's, which a validator cannot see"
         return reasons
-
-    @staticmethod
-    def hash_of(mapping: CollectionMapping) -> str:
-        """Return a hash that changes whenever a collection's rows would."""
-        return hashlib.sha256(mapping.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
 
 def _columns(part: CollectionMapping | Child, place: Place) -> Iterator[tuple[Place, Column]]:

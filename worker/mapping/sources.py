@@ -49,6 +49,7 @@ class Sources:
     """Finds what a real namespace is in the mapping."""
 
     def __init__(self, database: str, collections: Iterable[str]) -> None:
+        self.database = database
         self._database = _pattern(database)
         # The more of a name is literal the nearer it fits: "{tenant}_old_orders" before "{tenant}_orders".
         nearest = sorted(collections, key=lambda name: (PLACEHOLDER in name, -len(name)))
@@ -60,6 +61,20 @@ class Sources:
     def logical(database: str, name: str) -> Collection:
         """Return the logical collection of two names of the mapping."""
         return Collection(_plain(database), _plain(name))
+
+    def names(self) -> tuple[str | re.Pattern[str], list[str | re.Pattern[str]]]:
+        """Return the database's name and the collections', each as text, or as the pattern that it must fit.
+
+        They fit all that `find` finds, and a little more: `find` decides.
+        """
+        names = [pattern if PLACEHOLDER in name else name for name, pattern, _ in self._collections]
+        return self._database if PLACEHOLDER in self.database else self.database, list(names)
+
+    def exact(self, logical: Collection) -> bool:
+        """Whether a logical collection is one real collection, of that very name."""
+        return PLACEHOLDER not in self.database and any(
+            logical == found and PLACEHOLDER not in name for name, _, found in self._collections
+        )
 
     def _find(self, namespace: str) -> Source | None:
         database, _, name = namespace.partition(".")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from typing import Any, NamedTuple
 
-from bson import Timestamp
+from bson import Regex, Timestamp
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
-from topics import Collection
+from worker.mapping.sources import Sources
 from worker.mongo import heartbeat
 from worker.mongo.client import RAW, Client
 
@@ -47,13 +47,16 @@ class ChangeStream:
 
     @classmethod
     async def open(
-        cls, client: Client, collections: Iterable[Collection], position: RawBSONDocument | Timestamp
+        cls, client: Client, sources: Sources, position: RawBSONDocument | Timestamp
     ) -> ChangeStream:
-        """Open after a token, or at a clusterTime (inclusive)."""
+        """Open after a token, or at a clusterTime (inclusive), on every collection that the sources fit.
+
+        So a database or collection that comes later is followed from its first document.
+        """
         session = await client.start_session(causal_consistency=False)
         try:
             reply: Any = await client.admin.command(
-                _aggregate(collections, position), codec_options=RAW, session=session
+                _aggregate(sources, position), codec_options=RAW, session=session
             )
         except BaseException:
             await session.end_session()
@@ -83,13 +86,14 @@ class ChangeStream:
         await self._session.end_session()
 
 
-def _aggregate(collections: Iterable[Collection], position: RawBSONDocument | Timestamp) -> dict[str, Any]:
-    names: dict[str, list[str]] = {heartbeat.DATABASE: [heartbeat.COLLECTION]}
-    for collection in collections:
-        names.setdefault(collection.database, []).append(collection.name)
+def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[str, Any]:
+    database, names = sources.names()
+    watched = [
+        {"ns.db": _name(database), "ns.coll": {"$in": [_name(name) for name in names]}},
+        {"ns.db": heartbeat.DATABASE, "ns.coll": heartbeat.COLLECTION},
+    ]
     at = "startAtOperationTime" if isinstance(position, Timestamp) else "resumeAfter"
     stream = {"allChangesForCluster": True, "fullDocument": "whenAvailable", at: position}
-    watched = [{"ns.db": database, "ns.coll": {"$in": some}} for database, some in names.items()]
     fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber")
     project: dict[str, Any] = dict.fromkeys(fields, 1)
     project |= {"ns": {"$concat": ["$ns.db", ".", "$ns.coll"]}, "id": "$documentKey._id"}
@@ -100,3 +104,7 @@ def _aggregate(collections: Iterable[Collection], position: RawBSONDocument | Ti
         "cursor": {"batchSize": 0},
         "readConcern": {"level": "majority"},
     }
+
+
+def _name(name: str | re.Pattern[str]) -> Any:
+    return name if isinstance(name, str) else Regex(f"^{name.pattern}$", "s")

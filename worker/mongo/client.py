@@ -87,11 +87,6 @@ def _refused(where: str, error: PyMongoError) -> ServiceUnavailable:
     )
 
 
-async def collection_names(client: Client, database: str) -> set[str]:
-    """Return the names of a database's collections."""
-    return set(await client[database].list_collection_names())
-
-
 def _place(uri: str) -> str:
     parts = urlsplit(uri)
     if "@" in parts.path + parts.query + parts.fragment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -14,12 +14,13 @@ import structlog
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
+from worker.postgres.mapping_versions import agree
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
 T = TypeVar("T")
 
-_SCHEMA = "SELECT to_regclass('crossfade.checkpoint') IS NOT NULL"
+_SCHEMA = "SELECT to_regclass('crossfade.mapping') IS NOT NULL"  # its newest table that we need
 _LOAD = "SELECT incarnation, started_time, token, token_time FROM crossfade.checkpoint WHERE publisher = $1"
 _CREATE = """
 INSERT INTO crossfade.checkpoint (publisher, incarnation, started_time) VALUES ($1, $2, $3)
@@ -29,26 +30,29 @@ _SAVE = """
 UPDATE crossfade.checkpoint SET token = $3, token_time = $4, saved_at = now()
 WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) <= $4
 """
-# A changed mapping makes other rows of the same documents: the copy begins again.
-_COLLECTION = """
-INSERT INTO crossfade.collection AS c (namespace, mapping_hash) VALUES ($1, $2)
-ON CONFLICT (namespace) DO UPDATE SET mapping_hash = excluded.mapping_hash,
-    copy_state = CASE WHEN c.mapping_hash = excluded.mapping_hash THEN c.copy_state ELSE 'pending' END,
-    copy_cursor = CASE WHEN c.mapping_hash = excluded.mapping_hash THEN c.copy_cursor END
-RETURNING collection_id, copy_state::text, copy_incarnation, copy_cursor, copied
+# The rows of a collection that this publisher's mapping no longer names fall behind from here on.
+_LEAVE = """
+UPDATE crossfade.collection SET copy_state = 'invalid'
+WHERE namespace <> ALL($1::text[]) AND copy_state IN ('copying', 'copied') RETURNING namespace
+"""
+_COPIES = """
+SELECT namespace, copy_state::text, copies, copy_incarnation, copy_cursor, copied, mapping_hash
+FROM crossfade.collection
 """
 _BEGIN = """
-UPDATE crossfade.collection SET copy_state = 'copying', copy_incarnation = $2, copy_cursor = NULL, copied = 0,
-    estimated = $3, copy_started_at = now(), copy_finished_at = NULL
-WHERE namespace = $1
+UPDATE crossfade.collection SET copy_state = 'copying', copies = copies + 1, copy_incarnation = $3,
+    copy_cursor = NULL, copied = 0, estimated = $4, copy_started_at = now(), copy_finished_at = NULL
+WHERE namespace = $1 AND copies = $2 AND mapping_hash = $5 RETURNING copies
 """
+# Only the present copy, and only while it is wanted as it was begun: it may have been asked for anew, or
+# apply may have found that Kafka lost a part of it.
 _PROGRESS = """
 UPDATE crossfade.collection SET copy_cursor = $3, copied = $4
-WHERE namespace = $1 AND copy_incarnation = $2
+WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
 """
 _FINISH = """
 UPDATE crossfade.collection SET copy_state = 'copied', copy_finished_at = now()
-WHERE namespace = $1 AND copy_incarnation = $2
+WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
 """
 
 
@@ -64,13 +68,17 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class CopyProgress:
-    """How far the copy of a collection has come. ``state``: pending, copying, copied or invalid."""
+    """How far the copy of a collection has come. ``state``: pending, copying, copied or invalid.
 
-    collection_id: int
+    ``number`` counts the copies that have begun; the present one has it.
+    """
+
     state: str
+    number: int
     incarnation: UUID | None
     cursor: bytes | None
     copied: int
+    mapping_hash: str
 
 
 class Checkpoints:
@@ -93,7 +101,9 @@ class Checkpoints:
                 remedy="connect as crossfade_sync",
             ) from None
         if not found:
-            raise SchemaError("the database has no control schema", remedy="run `crossfade schema apply`")
+            raise SchemaError(
+                "the database has no control schema, or an older one", remedy="run `crossfade schema apply`"
+            )
 
     async def close(self) -> None:
         """Close the connection."""
@@ -123,25 +133,42 @@ class Checkpoints:
             lambda connection: connection.execute(_SAVE, self._publisher, incarnation, token, time)
         )
 
-    async def collection(self, namespace: str, mapping_hash: str) -> CopyProgress:
-        """Make the collection known, and return its copy's progress."""
-        row = await self._run(lambda connection: connection.fetchrow(_COLLECTION, namespace, mapping_hash))
-        assert row is not None
-        return CopyProgress(*row)
+    async def agree(self, hashes: Mapping[str, str]) -> None:
+        """Make the mapping's collections known; `MappingError` when the rows are another mapping's.
 
-    async def begin_copy(self, namespace: str, incarnation: UUID, estimated: int) -> None:
-        """Begin a collection's copy from its first document."""
-        await self._run(lambda connection: connection.execute(_BEGIN, namespace, incarnation, estimated))
+        A collection that is no longer mapped is copied again if it ever comes back.
+        """
+        await self._run(lambda connection: agree(connection, hashes))
+        left = await self._run(lambda connection: connection.fetch(_LEAVE, list(hashes)))
+        for row in left:
+            _log.warning("collection is no longer mapped; its rows fall behind", collection=row[0])
 
-    async def advance_copy(self, namespace: str, incarnation: UUID, cursor: bytes, copied: int) -> None:
-        """Save that everything up to a document is in Kafka, ``copied`` documents in all."""
-        await self._run(
-            lambda connection: connection.execute(_PROGRESS, namespace, incarnation, cursor, copied)
-        )
+    async def copies(self) -> dict[str, CopyProgress]:
+        """Return the progress of all copies, by namespace."""
+        rows = await self._run(lambda connection: connection.fetch(_COPIES))
+        return {row[0]: CopyProgress(*row[1:]) for row in rows}
 
-    async def finish_copy(self, namespace: str, incarnation: UUID) -> None:
-        """Save that the copy is whole."""
-        await self._run(lambda connection: connection.execute(_FINISH, namespace, incarnation))
+    async def begin_copy(
+        self, namespace: str, before: CopyProgress, incarnation: UUID, estimated: int
+    ) -> int | None:
+        """Begin the copy after ``before`` from the first document; return its number, or None.
+
+        None: another was begun meanwhile, or another mapping was accepted.
+        """
+        arguments = namespace, before.number, incarnation, estimated, before.mapping_hash
+        return await self._run(lambda connection: connection.fetchval(_BEGIN, *arguments))
+
+    async def advance_copy(self, namespace: str, number: int, cursor: bytes, copied: int) -> bool:
+        """Save that everything up to a document is in Kafka, ``copied`` documents in all.
+
+        False: this copy is no longer the one that is wanted.
+        """
+        arguments = namespace, number, cursor, copied
+        return bool(await self._run(lambda connection: connection.fetchval(_PROGRESS, *arguments)))
+
+    async def finish_copy(self, namespace: str, number: int) -> bool:
+        """Save that the copy is whole; False: it is no longer the one that is wanted."""
+        return bool(await self._run(lambda connection: connection.fetchval(_FINISH, namespace, number)))
 
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """Do one statement; while PostgreSQL is away, wait and do it again (each may run twice)."""

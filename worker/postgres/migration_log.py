@@ -188,23 +188,10 @@ async def standing_dead_letters(connection: Connection) -> dict[str, int]:
 
 
 async def invalidate_copy(connection: Connection, namespace: str) -> None:
-    """Say that a collection's rows may lack documents; the next start of publish copies it again."""
+    """Say that a collection's rows may lack documents; publish copies it again."""
     await connection.execute(
         "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1", namespace
     )
-
-
-async def collection_number(connection: Connection, namespace: str, mapping_hash: str) -> int:
-    """Return the small number of a collection in the ledger's key; made when it is new."""
-    await connection.execute(
-        "INSERT INTO crossfade.collection (namespace, mapping_hash) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        namespace,
-        mapping_hash,
-    )
-    number: int = await connection.fetchval(  # pyright: ignore[reportAssignmentType]
-        "SELECT collection_id FROM crossfade.collection WHERE namespace = $1", namespace
-    )
-    return number
 
 
 _SETTLED = """

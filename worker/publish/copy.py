@@ -4,43 +4,68 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import bson
 import structlog
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import PyMongoError
 
-from topics import Event, Operation, Source, Version, document_key, encode
+from topics import Collection, Event, Operation, Source, Version, document_key, encode
 from worker import failpoints, metrics
 from worker.broker.producer import Producer, acknowledged
 from worker.errors import Fatal
 from worker.mongo.client import RAW, Client, describe, transient
+from worker.mongo.collections import fitting
+from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.snapshot import After, Reply, estimated_count, read_chunk
 from worker.postgres.checkpoints import Checkpoints, CopyProgress
-from worker.publish.target import Incarnation, Outgoing, Target
+from worker.publish.target import Incarnation, Outgoing, Target, Targets
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
 
 _IN_FLIGHT = 2
 _SLICE = 200  # documents encoded before the stream gets its turn
+LOOK_EVERY = 1.0  # seconds between looks for a collection that is to be copied
+
+
+class _NotWanted(Exception):
+    """This copy of the collection was asked for anew, ended by another publisher, or found incomplete."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """Where the copy of a collection stands: the last document in Kafka for certain."""
+    """Where a copy stands: its last document that is in Kafka for certain, and that one's real collection."""
 
+    number: int
+    collection: Collection | None
     after: After | None
     copied: int
+
+    @classmethod
+    def of(cls, target: Target, progress: CopyProgress) -> _Place:
+        """Return where a copy that has begun goes on."""
+        if progress.cursor is None:
+            return cls(progress.number, None, None, 0)
+        cursor = bson.decode(progress.cursor, RAW)
+        namespace = cursor.get("ns")
+        collection = Collection.parse(namespace) if namespace else target.collection
+        return cls(progress.number, collection, After(cursor[""]), progress.copied)
+
+
+class _Read(NamedTuple):
+    collection: Collection
+    reply: Reply
 
 
 @dataclass(slots=True)
 class _Sent:
     acknowledgements: Sequence[asyncio.Future[Any]]
+    collection: Collection
     last: Any
     documents: int
 
@@ -52,37 +77,66 @@ class Copier:
     client: Client
     producer: Producer
     checkpoints: Checkpoints
+    heartbeat: Heartbeat
+    targets: Targets
+    hashes: Mapping[str, str]
     incarnation: Incarnation
     chunk: int
+    enabled: bool = True
     _sent: deque[_Sent] = field(default_factory=deque)
 
-    async def run(self, work: Sequence[tuple[Target, CopyProgress]]) -> None:
-        """Copy what is not copied in this incarnation."""
-        for target, progress in work:
-            begun = progress.incarnation == self.incarnation.id
-            if progress.state == "copied" and begun:
-                continue
-            place = _Place(None, 0)
-            if progress.state == "copying" and begun:
-                after = After(bson.decode(progress.cursor, RAW)[""]) if progress.cursor else None
-                place = _Place(after, progress.copied)
+    async def run(self) -> None:
+        """Copy what is not copied in this incarnation, and what is asked for anew, until cancelled.
+
+        `Fatal` when another mapping was accepted for a collection: it may name other collections.
+        """
+        while True:
+            copies = await self.checkpoints.copies()
+            for namespace, hash_ in self.hashes.items():
+                if copies[namespace].mapping_hash != hash_:
+                    raise Fatal(
+                        f"the mapping of {namespace} was changed", remedy="start again with the new one"
+                    )
+            wanted = (target for target in self.targets.all if self._wanted(copies[target.namespace]))
+            if (target := next(wanted, None)) is None:
+                await asyncio.sleep(LOOK_EVERY)
             else:
-                await self._begin(target)
-            _log.info("copy begins", collection=target.namespace, after=place.copied)
+                await self._run(target, copies[target.namespace])
+
+    def _wanted(self, progress: CopyProgress) -> bool:
+        return self.enabled and not (progress.state == "copied" and self._ours(progress))
+
+    def _ours(self, progress: CopyProgress) -> bool:
+        return progress.incarnation == self.incarnation.id
+
+    async def _run(self, target: Target, progress: CopyProgress) -> None:
+        if progress.state == "copying" and self._ours(progress):
+            place = _Place.of(target, progress)
+        elif (number := await self._begin(target, progress)) is not None:
+            place = _Place(number, None, None, 0)
+        else:
+            return
+        _log.info("copy begins", collection=target.namespace, copy=place.number, after=place.copied)
+        try:
             await self._retried(target, place)
-            await self.checkpoints.finish_copy(target.namespace, self.incarnation.id)
+            if not await self.checkpoints.finish_copy(target.namespace, place.number):
+                raise _NotWanted
+        except _NotWanted:
+            _log.info("copy is no longer wanted as it was begun", collection=target.namespace)
+        else:
             _log.info("copied", collection=target.namespace, documents=place.copied)
 
-    async def _begin(self, target: Target) -> None:
+    async def _begin(self, target: Target, progress: CopyProgress) -> int | None:
         delays = Backoff().delays()
         while True:
             try:
-                estimated = await estimated_count(self.client, target.collection)
+                sources = await fitting(self.client, self.targets.sources, target.collection)
+                estimated = sum([await estimated_count(self.client, one) for one in sources])
                 break
             except PyMongoError as error:
                 await _wait_after(error, target, next(delays))
         metrics.COPY_ESTIMATED.labels(target.namespace).set(estimated)
-        await self.checkpoints.begin_copy(target.namespace, self.incarnation.id, estimated)
+        return await self.checkpoints.begin_copy(target.namespace, progress, self.incarnation.id, estimated)
 
     async def _retried(self, target: Target, place: _Place) -> None:
         delays = Backoff().delays()
@@ -100,15 +154,17 @@ class Copier:
 
     async def _copy(self, target: Target, place: _Place) -> None:
         """Send every reply while the next one is being read."""
-        replies = self._replies(target, place.after)
+        replies = self._replies(target, place)
         following = asyncio.create_task(_next(replies))
         try:
-            while (reply := await following) is not None:
+            while (read := await following) is not None:
                 following = asyncio.create_task(_next(replies))
-                outgoing = await self._encode(target, reply)
+                outgoing = await self._encode(target, read)
                 acknowledgements = await self.producer.send_all(outgoing.records)
-                last = reply.documents[-1]["_id"]
-                self._sent.append(_Sent(acknowledgements, last, len(reply.documents)))
+                documents = read.reply.documents
+                self._sent.append(
+                    _Sent(acknowledgements, read.collection, documents[-1]["_id"], len(documents))
+                )
                 while len(self._sent) > _IN_FLIGHT:
                     await self._advance(target, place)
             while self._sent:
@@ -118,37 +174,57 @@ class Copier:
             await asyncio.gather(following, return_exceptions=True)
             await replies.aclose()
 
-    async def _replies(self, target: Target, after: After | None) -> AsyncGenerator[Reply, None]:
-        while True:
-            count = 0
-            chunk = read_chunk(self.client, target.collection, after, self.chunk, self.incarnation.started)
-            async for reply in chunk:
-                if reply.documents:
-                    count += len(reply.documents)
-                    after = After(reply.documents[-1]["_id"])
-                    yield reply
-            if count < self.chunk:
-                return
+    async def _replies(self, target: Target, place: _Place) -> AsyncGenerator[_Read, None]:
+        """Read each real collection in order, from the copy's place on.
 
-    async def _encode(self, target: Target, reply: Reply) -> Outgoing:
-        outgoing = Outgoing()
+        Every snapshot is at or after a heartbeat written now, so it is newer than: S (C3); the token that the
+        stream has gone on from, before which a collection that is new in the mapping was not watched; and
+        every event that was ever applied, so that a copy over live rows makes all of them anew (A1).
+
+        A collection that appears after they were listed, or that stands before the place of a copy that goes
+        on and was not listed when it began, was born after S: the stream has all of it.
+        """
+        not_before = await self.heartbeat.beat()
+        begun, last = place.collection, place.after
+        for collection in await fitting(self.client, self.targets.sources, target.collection):
+            if begun is not None and collection < begun:
+                continue
+            after = last if collection == begun else None
+            while True:
+                count = 0
+                async for reply in read_chunk(self.client, collection, after, self.chunk, not_before):
+                    if reply.documents:
+                        count += len(reply.documents)
+                        after = After(reply.documents[-1]["_id"])
+                        yield _Read(collection, reply)
+                if count < self.chunk:
+                    break
+
+    async def _encode(self, target: Target, read: _Read) -> Outgoing:
+        outgoing, reply, namespace = Outgoing(), read.reply, str(read.collection)
         version = Version.snapshot(reply.at_cluster_time)
         wall = datetime.now(UTC)
         for start in range(0, len(reply.documents), _SLICE):
             for document in reply.documents[start : start + _SLICE]:
-                self._add(outgoing, target, document, version, wall)
+                self._add(outgoing, target, namespace, document, version, wall)
             await asyncio.sleep(0)
         metrics.PUBLISHED.labels(target.namespace, "copy").inc(len(reply.documents))
         metrics.PUBLISHED_BYTES.labels("copy").inc(outgoing.bytes)
         return outgoing
 
     def _add(
-        self, outgoing: Outgoing, target: Target, document: RawBSONDocument, version: Version, wall: datetime
+        self,
+        outgoing: Outgoing,
+        target: Target,
+        namespace: str,
+        document: RawBSONDocument,
+        version: Version,
+        wall: datetime,
     ) -> None:
         id_ = document["_id"]
         event = Event(
             operation=Operation.UPSERT,
-            namespace=target.namespace,
+            namespace=namespace,
             id=id_,
             version=version,
             wall=wall,
@@ -163,14 +239,18 @@ class Copier:
         sent = self._sent.popleft()
         await acknowledged(sent.acknowledgements)
         copied = place.copied + sent.documents
-        cursor = bson.encode({"": sent.last}, codec_options=RAW)
-        await self.checkpoints.advance_copy(target.namespace, self.incarnation.id, cursor, copied)
-        place.after, place.copied = After(sent.last), copied
+        cursor: dict[str, Any] = {"": sent.last}
+        if not self.targets.sources.exact(target.collection):
+            cursor["ns"] = str(sent.collection)
+        encoded = bson.encode(cursor, codec_options=RAW)
+        if not await self.checkpoints.advance_copy(target.namespace, place.number, encoded, copied):
+            raise _NotWanted
+        place.collection, place.after, place.copied = sent.collection, After(sent.last), copied
         metrics.COPIED.labels(target.namespace).inc(sent.documents)
         failpoints.reach(failpoints.COPY_AFTER_CHUNK)
 
 
-async def _next(replies: AsyncIterator[Reply]) -> Reply | None:
+async def _next(replies: AsyncGenerator[_Read, None]) -> _Read | None:
     return await anext(replies, None)
 
 

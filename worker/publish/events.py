@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 from typing import Any, NamedTuple
 
 import structlog
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 
-from topics import Event, Operation, Origin, Source, Version, document_key, encode
+from topics import Collection, Event, Operation, Origin, Source, Version, document_key, encode
 from worker import metrics
 from worker.mongo import heartbeat
 from worker.mongo.changes import Fetched, token_time
 from worker.mongo.client import Client
 from worker.mongo.lookup import look_up
 from worker.publish.order import OrderCounter
-from worker.publish.target import Incarnation, Outgoing, Target
+from worker.publish.target import Incarnation, Outgoing, Target, Targets
 
 _log = structlog.get_logger()
 
 _UPSERTS = frozenset({"insert", "update", "replace"})
+_LOOK_UPS = 8  # at once; a batch may touch the collections of many tenants
 
 
 class _Change(NamedTuple):
     target: Target | None  # None: a heartbeat
+    namespace: str  # the real collection's
     key: bytes
     id: Any
     order: int
@@ -36,12 +38,9 @@ class _Change(NamedTuple):
 class EventMaker:
     """Turns fetched batches into records for Kafka. One for each opening of the stream."""
 
-    def __init__(
-        self, client: Client, targets: Mapping[str, Target], incarnation: Incarnation, publisher: str
-    ) -> None:
+    def __init__(self, client: Client, targets: Targets, incarnation: Incarnation, publisher: str) -> None:
         self._client = client
         self._targets = targets
-        self._everywhere = list(targets.values())
         self._incarnation = incarnation
         self._publisher = publisher
         self.order: OrderCounter[RawBSONDocument] = OrderCounter()
@@ -59,11 +58,11 @@ class EventMaker:
                 continue
             document = change.document
             if document is None and change.upsert:
-                document = found[target.namespace].get(change.key)
+                document = found[change.namespace].get(change.key)
                 if document is None:
                     metrics.ABSENT.labels(target.namespace).inc()
                     continue
-            value = encode(self._event(change, target.namespace, document))
+            value = encode(self._event(change, document))
             outgoing.add(target.stream_topic, target.stream_partitions, change.key, value)
             published[target.namespace] = published.get(target.namespace, 0) + 1
         for namespace, count in published.items():
@@ -73,18 +72,23 @@ class EventMaker:
 
     def _read(self, fetched: Fetched) -> tuple[list[_Change], dict[str, dict[bytes, Any]]]:
         """Count every change's order; return the changes, and the ids to look up by namespace."""
-        order, targets = self.order, self._targets
+        order, find = self.order, self._targets.find
         changes: list[_Change] = []
         missing: dict[str, dict[bytes, Any]] = {}
         for fields in fetched.changes:
             namespace, operation = fields["ns"], fields["operationType"]
-            target = targets.get(namespace)
+            target = find(namespace)
             at: Timestamp = fields["clusterTime"]
             time = at.time << 32 | at.inc
             delete = operation == "delete"
             if target is None or not (delete or operation in _UPSERTS):
                 order.control(time, fields["_id"])
-                self._other(fields, namespace, operation, changes)
+                if target is not None:
+                    _log.error(
+                        "collection changed as a whole; its rows stay", collection=namespace, change=operation
+                    )
+                elif namespace == heartbeat.NAMESPACE:
+                    self._beat(fields, operation, changes)
                 continue
             id_ = fields["id"]
             key = document_key(id_)
@@ -92,33 +96,36 @@ class EventMaker:
             if document is None and not delete:
                 missing.setdefault(namespace, {})[key] = id_
             number = order.next(time, fields["_id"], namespace, key)
-            changes.append(_Change(target, key, id_, number, not delete, fields, document))
+            changes.append(_Change(target, namespace, key, id_, number, not delete, fields, document))
         order.batch_ended(token_time(fetched.token), fetched.token)
         return changes, missing
 
-    def _other(self, fields: RawBSONDocument, namespace: str, operation: str, changes: list[_Change]) -> None:
-        if namespace == heartbeat.NAMESPACE:
-            if operation in _UPSERTS and fields["id"] == self._publisher:
-                changes.append(_Change(None, b"", None, 0, True, fields, fields.get("fullDocument")))
-        else:
-            _log.error("collection changed as a whole; its rows stay", collection=namespace, change=operation)
+    def _beat(self, fields: RawBSONDocument, operation: str, changes: list[_Change]) -> None:
+        if operation in _UPSERTS and fields["id"] == self._publisher:
+            document = fields.get("fullDocument")
+            changes.append(_Change(None, heartbeat.NAMESPACE, b"", None, 0, True, fields, document))
 
     async def _look_up(
         self, missing: dict[str, dict[bytes, Any]], newest: Timestamp
     ) -> dict[str, dict[bytes, RawBSONDocument]]:
-        return {
-            namespace: await look_up(self._client, self._targets[namespace].collection, ids, newest)
-            for namespace, ids in missing.items()
-        }
+        """Return the documents of each real collection; ids are unique only within one."""
+        gate = asyncio.Semaphore(_LOOK_UPS)
 
-    def _event(self, change: _Change, namespace: str, document: RawBSONDocument | None) -> Event:
+        async def one(namespace: str, ids: dict[bytes, Any]) -> dict[bytes, RawBSONDocument]:
+            async with gate:
+                return await look_up(self._client, Collection.parse(namespace), ids, newest)
+
+        found = await asyncio.gather(*(one(namespace, ids) for namespace, ids in missing.items()))
+        return dict(zip(missing, found, strict=True))
+
+    def _event(self, change: _Change, document: RawBSONDocument | None) -> Event:
         fields = change.fields
         origin = self._incarnation.origin
         if (transaction := fields.get("txnNumber")) is not None:
             origin = Origin(self._incarnation.id, fields["lsid"], transaction)
         return Event(
             operation=Operation.UPSERT if change.upsert else Operation.DELETE,
-            namespace=namespace,
+            namespace=change.namespace,
             id=change.id,
             version=Version.of(fields["clusterTime"], change.order),
             wall=fields["wallTime"],
@@ -140,4 +147,4 @@ class EventMaker:
             source=Source.STREAM,
             origin=self._incarnation.origin,
         )
-        outgoing.add_everywhere(self._everywhere, document_key(at), encode(event))
+        outgoing.add_everywhere(self._targets.all, document_key(at), encode(event))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
@@ -16,14 +16,15 @@ from worker import metrics
 from worker.broker.admin import ensure_topics
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
-from worker.mapping import Mapping, load
-from worker.mongo.client import Client, collection_names, connect, describe
+from worker.mapping import Mapping, hashes, load
+from worker.mongo.client import Client, connect, describe
+from worker.mongo.collections import existing
 from worker.mongo.heartbeat import Heartbeat
-from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
+from worker.postgres.checkpoints import Checkpoint, Checkpoints
 from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
 from worker.publish.stream import StreamPublisher
-from worker.publish.target import Incarnation, Target
+from worker.publish.target import Incarnation, Target, Targets
 from worker.settings import Settings
 
 _log = structlog.get_logger()
@@ -42,6 +43,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(client.close)
         if not settings.allow_missing_collections:
             await _require_collections(client, settings, mapping)
+        await checkpoints.agree(hashes(mapping))
         targets = await _targets(settings, mapping)
         if not await _leads(leadership, stop):
             return
@@ -55,7 +57,7 @@ async def _publish(
     settings: Settings,
     stop: asyncio.Event,
     mapping: Mapping,
-    targets: Sequence[Target],
+    targets: Targets,
     client: Client,
     producer: Producer,
     checkpoints: Checkpoints,
@@ -64,18 +66,26 @@ async def _publish(
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
     incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
-    known = {target.namespace: target for target in targets}
-    metrics.publish_begins(known)
+    metrics.publish_begins(target.namespace for target in targets.all)
     metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
     stream = StreamPublisher(
-        client, producer, checkpoints, known, incarnation, settings.publisher, checkpoint.token
+        client, producer, checkpoints, targets, incarnation, settings.publisher, checkpoint.token
     )
-    copier = Copier(client, producer, checkpoints, incarnation, settings.copy_chunk)
-    work = await _copy_progress(checkpoints, mapping, targets)
-    _log.info("publishing", collections=len(targets), incarnation=str(incarnation.id))
+    copier = Copier(
+        client,
+        producer,
+        checkpoints,
+        heartbeat,
+        targets,
+        hashes(mapping),
+        incarnation,
+        settings.copy_chunk,
+        settings.copy_enabled,
+    )
+    _log.info("publishing", collections=len(targets.all), incarnation=str(incarnation.id))
     async with _told_once(), asyncio.TaskGroup() as tasks:
         beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
-        copying = tasks.create_task(copier.run(work if settings.copy_enabled else []))
+        copying = tasks.create_task(copier.run())
         leading = tasks.create_task(leadership.hold())
         tasks.create_task(stream.run(stop))
         await stop.wait()
@@ -111,14 +121,17 @@ async def _told_once() -> AsyncIterator[None]:
 
 
 async def _require_collections(client: Client, settings: Settings, mapping: Mapping) -> None:
+    sources = mapping.sources()
     try:
-        existing = await collection_names(client, mapping.database)
+        there = await existing(client, sources)
     except PyMongoError as error:
         raise ServiceUnavailable(f"MongoDB does not list its collections ({describe(error)})") from None
+    found = {source.name for one in there if (source := sources.find(str(one)))}
+    names = {one.name for one in there}
     faults: list[str] = []
     for name in mapping.collections:
-        if name not in existing:
-            near = difflib.get_close_matches(name, existing - mapping.collections.keys(), n=1)
+        if name not in found:
+            near = difflib.get_close_matches(name, names - mapping.collections.keys(), n=1)
             faults.append(f"{name} (did you mean {near[0]}?)" if near else name)
     if faults:
         raise MappingError(
@@ -128,7 +141,7 @@ async def _require_collections(client: Client, settings: Settings, mapping: Mapp
         )
 
 
-async def _targets(settings: Settings, mapping: Mapping) -> list[Target]:
+async def _targets(settings: Settings, mapping: Mapping) -> Targets:
     names = TopicNames(settings.topic_prefix)
     collections = list(mapping.namespaces())
     declared = declare(
@@ -140,7 +153,7 @@ async def _targets(settings: Settings, mapping: Mapping) -> list[Target]:
         stream, copy = names.stream(collection), names.copy(collection)
         return Target(collection, str(collection), stream, copy, partitions[stream], partitions[copy])
 
-    return [target(collection) for collection in collections]
+    return Targets([target(collection) for collection in collections], mapping.sources())
 
 
 async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpoint:
@@ -155,16 +168,3 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
             remedy="allow the user to write database crossfade, and check the replica set's majority",
         ) from None
     return await checkpoints.create(uuid4(), started.time << 32 | started.inc)
-
-
-async def _copy_progress(
-    checkpoints: Checkpoints, mapping: Mapping, targets: Sequence[Target]
-) -> list[tuple[Target, CopyProgress]]:
-    known = mapping.namespaces()
-    return [
-        (
-            target,
-            await checkpoints.collection(target.namespace, Mapping.hash_of(known[target.collection])),
-        )
-        for target in targets
-    ]

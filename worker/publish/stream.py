@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from worker.mongo.changes import CHANGE_STREAM_HISTORY_LOST, ChangeStream, Fetch
 from worker.mongo.client import Client, describe, transient
 from worker.postgres.checkpoints import Checkpoints
 from worker.publish.events import EventMaker
-from worker.publish.target import Incarnation, Target
+from worker.publish.target import Incarnation, Targets
 from worker.publish.window import Window
 from worker.retry import Backoff
 
@@ -48,7 +47,7 @@ class StreamPublisher:
         client: Client,
         producer: Producer,
         checkpoints: Checkpoints,
-        targets: Mapping[str, Target],
+        targets: Targets,
         incarnation: Incarnation,
         publisher: str,
         token: bytes | None,
@@ -93,9 +92,7 @@ class StreamPublisher:
         while not stop.is_set():
             stream = None
             try:
-                stream = await ChangeStream.open(
-                    self._client, [target.collection for target in self._targets.values()], self._position
-                )
+                stream = await ChangeStream.open(self._client, self._targets.sources, self._position)
                 maker = EventMaker(self._client, self._targets, self._incarnation, self._publisher)
                 while not stop.is_set():
                     fetched = await stream.fetch()

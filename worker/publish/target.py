@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from uuid import UUID
 
 from bson import Timestamp
 
 from topics import Collection, Origin, partition_of
 from worker.broker.producer import Record
+from worker.mapping.sources import Sources
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One mapped collection with its topics."""
+    """One logical collection with its topics; ``namespace`` is its name in metrics and in PostgreSQL.
+
+    Its events carry the real collection's namespace, which tells apply the tenant where a name holds it.
+    """
 
     collection: Collection
     namespace: str
@@ -22,6 +27,21 @@ class Target:
     copy_topic: str
     stream_partitions: int
     copy_partitions: int
+
+
+class Targets:
+    """All targets, and the one of each real namespace."""
+
+    def __init__(self, targets: Sequence[Target], sources: Sources) -> None:
+        self.all = tuple(targets)
+        self.sources = sources
+        self._by_collection = {target.collection: target for target in targets}
+        self.find = lru_cache(maxsize=10_000)(self._find)
+        """Return the target of ``database.collection``, or None where the mapping does not name it."""
+
+    def _find(self, namespace: str) -> Target | None:
+        source = self.sources.find(namespace)
+        return source and self._by_collection[source.logical]
 
 
 @dataclass(frozen=True, slots=True)
