@@ -18,6 +18,7 @@ PUBLISH_AFTER_SEND = "publish.after_send"
 PUBLISH_BEFORE_TOKEN = "publish.before_token"  # noqa: S105 - a name
 PUBLISH_AFTER_TOKEN = "publish.after_token"  # noqa: S105 - a name
 COPY_AFTER_CHUNK = "copy.after_chunk"
+REMOVAL_AFTER_SEND = "removal.after_send"
 APPLY_BEFORE_COMMIT = "apply.before_commit"
 APPLY_AFTER_COMMIT = "apply.after_commit"
 APPLY_BEFORE_ACKNOWLEDGE = "apply.before_acknowledge"
@@ -28,6 +29,7 @@ NAMES = frozenset(
         PUBLISH_BEFORE_TOKEN,
         PUBLISH_AFTER_TOKEN,
         COPY_AFTER_CHUNK,
+        REMOVAL_AFTER_SEND,
         APPLY_BEFORE_COMMIT,
         APPLY_AFTER_COMMIT,
         APPLY_BEFORE_ACKNOWLEDGE,

@@ -23,7 +23,8 @@ from worker.mongo.heartbeat import Heartbeat
 from worker.postgres.checkpoints import Checkpoint, Checkpoints
 from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
-from worker.publish.stream import StreamPublisher
+from worker.publish.removal import Removal
+from worker.publish.stream import StreamPublisher, TokenLost
 from worker.publish.target import Incarnation, Target, Targets
 from worker.settings import Settings
 
@@ -65,33 +66,42 @@ async def _publish(
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
-    incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
     metrics.publish_begins(target.namespace for target in targets.all)
-    metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
-    stream = StreamPublisher(
-        client, producer, checkpoints, targets, incarnation, settings.publisher, checkpoint.token
-    )
-    copier = Copier(
-        client,
-        producer,
-        checkpoints,
-        heartbeat,
-        targets,
-        hashes(mapping),
-        incarnation,
-        settings.copy_chunk,
-        settings.copy_enabled,
-    )
-    _log.info("publishing", collections=len(targets.all), incarnation=str(incarnation.id))
-    async with _told_once(), asyncio.TaskGroup() as tasks:
-        beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
-        copying = tasks.create_task(copier.run())
-        leading = tasks.create_task(leadership.hold())
-        tasks.create_task(stream.run(stop))
-        await stop.wait()
-        leading.cancel()
-        beating.cancel()
-        copying.cancel()
+    removal = Removal(settings.kafka_bootstrap, client, producer, checkpoints, targets.sources)
+    while True:
+        incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
+        copier = Copier(
+            client,
+            producer,
+            checkpoints,
+            heartbeat,
+            removal,
+            targets,
+            hashes(mapping),
+            incarnation,
+            checkpoint.incarnations == 1,
+            settings.copy_chunk,
+            settings.copy_enabled,
+        )
+        metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
+        _log.info("publishing", collections=len(targets.all), incarnation=str(incarnation.id))
+        try:
+            stream = StreamPublisher(
+                client, producer, checkpoints, targets, incarnation, settings.publisher, checkpoint.token
+            )
+            async with _told_once(), asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
+                copying = tasks.create_task(copier.run())
+                leading = tasks.create_task(leadership.hold())
+                tasks.create_task(stream.run(stop))
+                await stop.wait()
+                for task in (leading, beating, copying):
+                    task.cancel()
+            break
+        except TokenLost as lost:
+            metrics.TOKENS_LOST.inc()
+            _log.error("beginning anew: everything is copied again, over the rows", reason=str(lost))
+            checkpoint = await _begin_anew(checkpoints, checkpoint, heartbeat)
     _log.info("publisher stopped")
 
 
@@ -160,6 +170,17 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
     """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4)."""
     if checkpoint := await checkpoints.load():
         return checkpoint
+    started = await _started(heartbeat)
+    return await checkpoints.create(uuid4(), started)
+
+
+async def _begin_anew(checkpoints: Checkpoints, before: Checkpoint, heartbeat: Heartbeat) -> Checkpoint:
+    """Begin another incarnation (C7); what happened in between, the copy and the removal after it find."""
+    return await checkpoints.begin_anew(before.incarnation, uuid4(), await _started(heartbeat))
+
+
+async def _started(heartbeat: Heartbeat) -> int:
+    """Return the clusterTime of a heartbeat, as one integer."""
     try:
         started = await heartbeat.beat()
     except PyMongoError as error:
@@ -167,4 +188,4 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
             f"MongoDB does not take the heartbeat ({describe(error)})",
             remedy="allow the user to write database crossfade, and check the replica set's majority",
         ) from None
-    return await checkpoints.create(uuid4(), started.time << 32 | started.inc)
+    return started.time << 32 | started.inc
