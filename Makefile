@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench roundtrip clean
+.PHONY: demo test check bench roundtrip faults clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -33,6 +33,12 @@ roundtrip: $(STAMP)
 ifdef PIPELINE
 	ROUNDTRIP_DOCUMENTS=$(PIPELINE) $(BIN)/python -m pytest tests/e2e/test_roundtrip.py --timeout 1200
 endif
+
+# Seeded runs under faults; each says how to repeat it.
+SEEDS ?= 5
+FIRST ?= 1
+faults: $(STAMP)
+	$(BIN)/python -m tests.faults --seeds $(SEEDS) --first $(FIRST) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

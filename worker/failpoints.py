@@ -1,13 +1,16 @@
 """Named places where tests stop the real program; switched on by ``CROSSFADE_FAILPOINTS``.
 
-``CROSSFADE_FAILPOINTS="apply.before_commit=exit:3,publish.after_send=raise"`` exits hard (no clean-up, as
-kill -9) when the first place is reached the third time and raises at the second's first. ``exit`` and
-``raise`` take effect once in a process. Off, a place costs one look into an empty dictionary.
+``CROSSFADE_FAILPOINTS="apply.before_commit=exit:3,publish.after_send=hold:1:2.5"`` exits hard (no clean-up,
+as kill -9) when the first place is reached the third time, and at the second's first holds the whole process
+for 2.5 seconds; ``raise`` raises. Each takes effect once in a process. Off, a place costs one look into an
+empty dictionary.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from typing import NamedTuple
 
 from worker.errors import CrossfadeError
 
@@ -15,6 +18,7 @@ PUBLISH_AFTER_SEND = "publish.after_send"
 PUBLISH_BEFORE_TOKEN = "publish.before_token"  # noqa: S105 - a name
 PUBLISH_AFTER_TOKEN = "publish.after_token"  # noqa: S105 - a name
 COPY_AFTER_CHUNK = "copy.after_chunk"
+REMOVAL_AFTER_SEND = "removal.after_send"
 APPLY_BEFORE_COMMIT = "apply.before_commit"
 APPLY_AFTER_COMMIT = "apply.after_commit"
 APPLY_BEFORE_ACKNOWLEDGE = "apply.before_acknowledge"
@@ -25,6 +29,7 @@ NAMES = frozenset(
         PUBLISH_BEFORE_TOKEN,
         PUBLISH_AFTER_TOKEN,
         COPY_AFTER_CHUNK,
+        REMOVAL_AFTER_SEND,
         APPLY_BEFORE_COMMIT,
         APPLY_AFTER_COMMIT,
         APPLY_BEFORE_ACKNOWLEDGE,
@@ -37,14 +42,20 @@ class FailpointReached(CrossfadeError):
     """A failpoint raised, as its test asked."""
 
 
-def _parse(text: str) -> dict[str, tuple[str, int]]:
-    places: dict[str, tuple[str, int]] = {}
+class _Place(NamedTuple):
+    kind: str
+    left: int
+    seconds: float
+
+
+def _parse(text: str) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
     for item in filter(None, text.split(",")):
         name, _, action = item.partition("=")
-        kind, _, count = action.partition(":")
-        if name not in NAMES or kind not in ("exit", "raise"):
+        kind, count, seconds = (*action.split(":"), "", "")[:3]
+        if name not in NAMES or kind not in ("exit", "raise", "hold"):
             raise CrossfadeError(f"no such failpoint or action: {item}")
-        places[name] = (kind, int(count or 1))
+        places[name] = _Place(kind, int(count or 1), float(seconds or 1))
     return places
 
 
@@ -55,11 +66,14 @@ def reach(name: str) -> None:
     """Do what is switched on for this place, if anything."""
     if not _active or name not in _active:
         return
-    kind, left = _active[name]
-    if left > 1:
-        _active[name] = (kind, left - 1)
+    place = _active[name]
+    if place.left > 1:
+        _active[name] = place._replace(left=place.left - 1)
         return
     del _active[name]
-    if kind == "exit":
+    if place.kind == "exit":
         os._exit(EXIT_CODE)
+    if place.kind == "hold":
+        time.sleep(place.seconds)
+        return
     raise FailpointReached(name)

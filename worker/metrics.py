@@ -83,6 +83,19 @@ TOKEN_AGE = Age(
 STREAM_RESUMED = Counter(
     "crossfade_publish_stream_resumed_total", "Interruptions of the change stream", registry=PUBLISH
 )
+# counter, incarnations: resume tokens that MongoDB no longer took
+TOKENS_LOST = Counter(
+    "crossfade_publish_tokens_lost_total",
+    "Times that the change stream began anew, and with it every copy",
+    registry=PUBLISH,
+)
+# counter, documents: deleted after a copy because MongoDB no longer had them, by collection
+REMOVED = Counter(
+    "crossfade_copy_removed_total",
+    "Documents that a copy over live rows found to be gone",
+    ["collection"],
+    registry=PUBLISH,
+)
 # counter, documents: copied and acknowledged by Kafka, by collection
 COPIED = Counter(
     "crossfade_copy_documents_total",
@@ -168,6 +181,7 @@ def publish_begins(collections: Iterable[str]) -> None:
     for collection in collections:
         ABSENT.labels(collection)
         COPIED.labels(collection)
+        REMOVED.labels(collection)
         for source in ("copy", "stream"):
             PUBLISHED.labels(collection, source)
 

@@ -43,6 +43,7 @@ class World:
         self.client = AsyncIOMotorClient(services.mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
         self.ledger = Ledger()
+        self.code = Path(__file__).parents[2]
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.mapping_file = directory / "mapping.yaml"
         self.mapping_file.write_text(mapping.replace("NAME", self.name))
@@ -69,7 +70,14 @@ class World:
     async def start(self, role: str, name: str, **env: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "worker", role, env=self.env | env, stderr=log, stdout=log
+                sys.executable,
+                "-m",
+                "worker",
+                role,
+                env=self.env | env,
+                stderr=log,
+                stdout=log,
+                cwd=self.code,
             )
 
     async def kill(self, name: str) -> None:

@@ -177,6 +177,11 @@ class ApplyWorker:
             # restored or failed over to an older state: Kafka must be read again from there (A2)
             raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
 
+    def lacks_topics(self, count: int) -> None:
+        """End this worker, from any thread, so that the group assigns again: a start sees to the topics."""
+        told = f"Kafka does not list {count} of this migration's topics; beginning again"
+        self.failed.get_loop().call_soon_threadsafe(self._fail, Fatal(told))
+
     def _fail(self, error: Fatal) -> Fatal:
         if not self.failed.done():
             self.failed.set_exception(error)
@@ -346,6 +351,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         durable_offsets=worker.durable_offsets,
         take=worker.take,
         assigned=worker.observed.assigned,
+        missing=worker.lacks_topics,
     )
     writing = asyncio.create_task(worker.run())
     watching = asyncio.create_task(count_dead_letters(settings))

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import faust
+from faust.assignor import PartitionAssignor
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
@@ -14,6 +15,7 @@ from worker.broker.batch_consumer import DurableOffsets, transport_with
 Take = Callable[[Any], Awaitable[None]]
 Acknowledge = Callable[[Any], Awaitable[None]]
 Assigned = Callable[[Iterable[tuple[str, int]]], None]
+Missing = Callable[[int], None]
 
 
 def build(
@@ -25,12 +27,14 @@ def build(
     durable_offsets: DurableOffsets,
     take: Take,
     assigned: Assigned,
+    missing: Missing,
 ) -> tuple[faust.App, Acknowledge]:
     """Return the application and the function that acknowledges one of its messages.
 
     ``take`` gets each message (a chunk of one partition's records) in order; it must be acknowledged after
     its COMMIT. An error that leaves ``take`` ends the process: Faust would otherwise go on behind it.
-    ``assigned`` hears of each new assignment, whole.
+    ``assigned`` hears of each new assignment, whole; ``missing``, in the consumer's thread, of an assignment
+    that this worker made for its group without some topics, and of how many.
     """
     urls = [URL(f"kafka://{server}") for server in bootstrap.split(",")]
     app = faust.App(
@@ -52,6 +56,7 @@ def build(
         web_bind="127.0.0.1",
         agent_supervisor=CrashingSupervisor,
         autodiscover=False,
+        PartitionAssignor=_assignor(missing),
     )
     app.transport = transport_with(app, urls, durable_offsets)
     channel = app.topic(
@@ -76,3 +81,20 @@ def build(
         await streams[0].ack(event)
 
     return app, acknowledge
+
+
+def _assignor(missing: Missing) -> type[PartitionAssignor]:
+    """Return Faust's assignor, telling of topics that the metadata lacks.
+
+    A broker that has just started may not list them yet. Faust then leaves them out, and nothing makes the
+    group assign again: nobody would ever read them.
+    """
+
+    class _Assignor(PartitionAssignor):
+        def assign(self, cluster: Any, member_metadata: Any) -> Any:
+            topics = {topic for member in member_metadata.values() for topic in member.subscription}
+            if lacking := [topic for topic in topics if not cluster.partitions_for_topic(topic)]:
+                missing(len(lacking))
+            return super().assign(cluster, member_metadata)
+
+    return _Assignor

@@ -28,7 +28,8 @@ _TRANSIENT = frozenset(
     {6, 7, 43, 50, 63, 64, 89, 91, 112, 133, 134, 136, 150, 189, 202, 234, 237, 239, 246, 262, 290}
     | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
 )
-_AUTHENTICATION_FAILED, _UNAUTHORIZED = 18, 13
+REFUSED = frozenset({13, 18})
+"""Codes of a user that may not, or is not who it says (Unauthorized, AuthenticationFailed)."""
 
 
 async def connect(uri: str, role: str) -> Client:
@@ -77,7 +78,7 @@ def transient(error: PyMongoError) -> bool:
 
 
 def _refused(where: str, error: PyMongoError) -> ServiceUnavailable:
-    if isinstance(error, OperationFailure) and error.code in (_AUTHENTICATION_FAILED, _UNAUTHORIZED):
+    if isinstance(error, OperationFailure) and error.code in REFUSED:
         return ServiceUnavailable(
             f"MongoDB at {where} refuses the user or password", remedy="check CROSSFADE_MONGO_URI"
         )

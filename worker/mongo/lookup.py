@@ -1,7 +1,8 @@
-"""Looks up the present state of many documents at once, never older than their events (C5)."""
+"""Looks up many documents at once: as they are, never older than their events (C5), or which are absent."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,3 +36,26 @@ async def look_up(
                 return found
             command = {"getMore": cursor["id"], "collection": collection.name}
             batch = "nextBatch"
+
+
+async def absent(
+    client: Client, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp
+) -> tuple[dict[bytes, Any], Timestamp]:
+    """Return those of ``ids`` (by document key) that one snapshot does not have, and its clusterTime (C3)."""
+    database = client[collection.database]
+    command: dict[str, Any] = {
+        "find": collection.name,
+        "filter": {"_id": {"$in": list(ids.values())}},
+        "projection": {"_id": 1},
+        "batchSize": len(ids) + 1,
+        "readConcern": {"level": "snapshot"},
+    }
+    async with await client.start_session(causal_consistency=False) as session:
+        while True:
+            reply: Any = await database.command(command, codec_options=RAW, session=session)
+            cursor = reply["cursor"]
+            if cursor["atClusterTime"] >= not_before:
+                break
+            await asyncio.sleep(0.05)
+    present = {document_key(document["_id"]) for document in cursor["firstBatch"]}
+    return {key: id_ for key, id_ in ids.items() if key not in present}, cursor["atClusterTime"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
 import structlog
 
+from topics import key_to_id
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
+from worker.mapping.values import back_to_id
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
 from worker.postgres.mapping_versions import agree
@@ -21,10 +23,23 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 _SCHEMA = "SELECT to_regclass('crossfade.mapping') IS NOT NULL"  # its newest table that we need
-_LOAD = "SELECT incarnation, started_time, token, token_time FROM crossfade.checkpoint WHERE publisher = $1"
+_LOAD = """
+SELECT incarnation, started_time, token, token_time, incarnations
+FROM crossfade.checkpoint WHERE publisher = $1
+"""
 _CREATE = """
 INSERT INTO crossfade.checkpoint (publisher, incarnation, started_time) VALUES ($1, $2, $3)
 ON CONFLICT (publisher) DO NOTHING
+"""
+# A new life, if nobody else has begun one; what was copied in the old one no longer proves anything.
+_BEGIN_ANEW = """
+WITH begun AS (
+    UPDATE crossfade.checkpoint SET incarnation = $3, started_time = $4, token = NULL, token_time = NULL,
+        incarnations = incarnations + 1, saved_at = now()
+    WHERE publisher = $1 AND incarnation = $2 RETURNING publisher
+)
+UPDATE crossfade.collection SET copy_state = 'invalid'
+WHERE copy_incarnation = $2 AND EXISTS (SELECT FROM begun)
 """
 _SAVE = """
 UPDATE crossfade.checkpoint SET token = $3, token_time = $4, saved_at = now()
@@ -33,15 +48,16 @@ WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) <= $4
 # The rows of a collection that this publisher's mapping no longer names fall behind from here on.
 _LEAVE = """
 UPDATE crossfade.collection SET copy_state = 'invalid'
-WHERE namespace <> ALL($1::text[]) AND copy_state IN ('copying', 'copied') RETURNING namespace
+WHERE namespace <> ALL($1::text[]) AND copy_state IN ('copying', 'removing', 'copied') RETURNING namespace
 """
 _COPIES = """
-SELECT namespace, copy_state::text, copies, copy_incarnation, copy_cursor, copied, mapping_hash
-FROM crossfade.collection
+SELECT namespace, copy_state::text, copies, copy_incarnation, copy_cursor, copied, mapping_hash,
+    copy_began_time FROM crossfade.collection
 """
 _BEGIN = """
 UPDATE crossfade.collection SET copy_state = 'copying', copies = copies + 1, copy_incarnation = $3,
-    copy_cursor = NULL, copied = 0, estimated = $4, copy_started_at = now(), copy_finished_at = NULL
+    copy_cursor = NULL, copied = 0, estimated = $4, copy_began_time = $6, copy_started_at = now(),
+    copy_finished_at = NULL
 WHERE namespace = $1 AND copies = $2 AND mapping_hash = $5 RETURNING copies
 """
 # Only the present copy, and only while it is wanted as it was begun: it may have been asked for anew, or
@@ -50,9 +66,25 @@ _PROGRESS = """
 UPDATE crossfade.collection SET copy_cursor = $3, copied = $4
 WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
 """
+_BEGIN_REMOVAL = """
+UPDATE crossfade.collection SET copy_state = 'removing'
+WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
+"""
 _FINISH = """
 UPDATE crossfade.collection SET copy_state = 'copied', copy_finished_at = now()
-WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
+WHERE namespace = $1 AND copies = $2 AND copy_state IN ('copying', 'removing') RETURNING true
+"""
+_CANDIDATES = """
+SELECT d.row_id, d.tenant_id, d.document_id
+FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
+WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
+ORDER BY d.row_id LIMIT $4
+"""
+_APPLIED = """
+SELECT NOT EXISTS (
+    SELECT FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS k(topic, partition, ends)
+    LEFT JOIN crossfade.partition_progress p USING (topic, partition)
+    WHERE coalesce(p.next_offset, 0) < k.ends)
 """
 
 
@@ -64,13 +96,23 @@ class Checkpoint:
     started_time: int
     token: bytes | None
     token_time: int | None
+    incarnations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document that may be gone: it has not been seen since a copy began."""
+
+    row_id: UUID
+    tenant_id: UUID | None
+    id: Any
 
 
 @dataclass(frozen=True, slots=True)
 class CopyProgress:
-    """How far the copy of a collection has come. ``state``: pending, copying, copied or invalid.
+    """How far the copy of a collection has come. ``state``: pending, copying, removing, copied or invalid.
 
-    ``number`` counts the copies that have begun; the present one has it.
+    ``number`` counts the copies that have begun; the present one has it. ``began``: a clusterTime.
     """
 
     state: str
@@ -79,6 +121,7 @@ class CopyProgress:
     cursor: bytes | None
     copied: int
     mapping_hash: str
+    began: int | None
 
 
 class Checkpoints:
@@ -127,6 +170,14 @@ class Checkpoints:
         assert checkpoint is not None
         return checkpoint
 
+    async def begin_anew(self, before: UUID, incarnation: UUID, started_time: int) -> Checkpoint:
+        """Begin another incarnation after ``before`` (C7), unless that has happened; return what holds."""
+        arguments = self._publisher, before, incarnation, started_time
+        await self._run(lambda connection: connection.execute(_BEGIN_ANEW, *arguments))
+        checkpoint = await self.load()
+        assert checkpoint is not None
+        return checkpoint
+
     async def save_token(self, incarnation: UUID, token: bytes, time: int) -> None:
         """Save a token, never one older than what is saved."""
         await self._run(
@@ -149,13 +200,13 @@ class Checkpoints:
         return {row[0]: CopyProgress(*row[1:]) for row in rows}
 
     async def begin_copy(
-        self, namespace: str, before: CopyProgress, incarnation: UUID, estimated: int
+        self, namespace: str, before: CopyProgress, incarnation: UUID, estimated: int, began: int
     ) -> int | None:
         """Begin the copy after ``before`` from the first document; return its number, or None.
 
         None: another was begun meanwhile, or another mapping was accepted.
         """
-        arguments = namespace, before.number, incarnation, estimated, before.mapping_hash
+        arguments = namespace, before.number, incarnation, estimated, before.mapping_hash, began
         return await self._run(lambda connection: connection.fetchval(_BEGIN, *arguments))
 
     async def advance_copy(self, namespace: str, number: int, cursor: bytes, copied: int) -> bool:
@@ -165,6 +216,27 @@ class Checkpoints:
         """
         arguments = namespace, number, cursor, copied
         return bool(await self._run(lambda connection: connection.fetchval(_PROGRESS, *arguments)))
+
+    async def begin_removal(self, namespace: str, number: int) -> bool:
+        """Save that all documents are in Kafka; False: this copy is no longer the one that is wanted."""
+        return bool(
+            await self._run(lambda connection: connection.fetchval(_BEGIN_REMOVAL, namespace, number))
+        )
+
+    async def candidates(self, namespace: str, began: int, after: UUID, most: int) -> list[Candidate]:
+        """Return documents that nothing has shown since a clusterTime, in the order of row ids."""
+        rows = await self._run(
+            lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
+        )
+        return [Candidate(row[0], row[1], _document_id(row[0], row[2])) for row in rows]
+
+    async def applied(self, ends: Mapping[tuple[str, int], int]) -> bool:
+        """Whether apply has read every partition up to these offsets."""
+        topics, partitions = [place[0] for place in ends], [place[1] for place in ends]
+        offsets = list(ends.values())
+        return bool(
+            await self._run(lambda connection: connection.fetchval(_APPLIED, topics, partitions, offsets))
+        )
 
     async def finish_copy(self, namespace: str, number: int) -> bool:
         """Save that the copy is whole; False: it is no longer the one that is wanted."""
@@ -194,6 +266,10 @@ class Checkpoints:
                     _log.warning("PostgreSQL is away, trying again", error=reason)
                 told = True
                 await asyncio.sleep(next(delays))
+
+
+def _document_id(row_id: UUID, kept: bytes | None) -> Any:
+    return key_to_id(kept) if kept is not None else back_to_id(row_id)
 
 
 def _reason(error: BaseException) -> str:

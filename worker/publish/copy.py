@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from worker.mongo.collections import fitting
 from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.snapshot import After, Reply, estimated_count, read_chunk
 from worker.postgres.checkpoints import Checkpoints, CopyProgress
+from worker.publish.removal import Removal
 from worker.publish.target import Incarnation, Outgoing, Target, Targets
 from worker.retry import Backoff
 
@@ -45,16 +46,21 @@ class _Place:
     collection: Collection | None
     after: After | None
     copied: int
+    began: int
 
     @classmethod
     def of(cls, target: Target, progress: CopyProgress) -> _Place:
         """Return where a copy that has begun goes on."""
+        began = progress.began or 0
         if progress.cursor is None:
-            return cls(progress.number, None, None, 0)
+            return cls(progress.number, None, None, 0, began)
         cursor = bson.decode(progress.cursor, RAW)
         namespace = cursor.get("ns")
         collection = Collection.parse(namespace) if namespace else target.collection
-        return cls(progress.number, collection, After(cursor[""]), progress.copied)
+        return cls(progress.number, collection, After(cursor[""]), progress.copied, began)
+
+
+_Work = Callable[[Target, _Place], Awaitable[None]]
 
 
 class _Read(NamedTuple):
@@ -78,9 +84,11 @@ class Copier:
     producer: Producer
     checkpoints: Checkpoints
     heartbeat: Heartbeat
+    removal: Removal
     targets: Targets
     hashes: Mapping[str, str]
     incarnation: Incarnation
+    first_life: bool
     chunk: int
     enabled: bool = True
     _sent: deque[_Sent] = field(default_factory=deque)
@@ -113,22 +121,27 @@ class Copier:
 
     def _wanted(self, progress: CopyProgress) -> bool:
         return progress.state in ("pending", "invalid") or (
-            progress.state == "copying" and self._ours(progress)
+            progress.state in ("copying", "removing") and self._ours(progress)
         )
 
     def _ours(self, progress: CopyProgress) -> bool:
         return progress.incarnation == self.incarnation.id
 
     async def _run(self, target: Target, progress: CopyProgress) -> None:
-        if progress.state == "copying" and self._ours(progress):
+        if progress.state in ("copying", "removing") and self._ours(progress):
             place = _Place.of(target, progress)
-        elif (number := await self._begin(target, progress)) is not None:
-            place = _Place(number, None, None, 0)
+        elif (begun := await self._begin(target, progress)) is not None:
+            place = begun
         else:
             return
-        _log.info("copy begins", collection=target.namespace, copy=place.number, after=place.copied)
         try:
-            await self._retried(target, place)
+            if progress.state != "removing" or not self._ours(progress):
+                _log.info("copy begins", collection=target.namespace, copy=place.number, after=place.copied)
+                await self._retried(target, place, self._copy)
+            if place.number > 1 or not self.first_life:  # else nothing could be known that is gone
+                if not await self.checkpoints.begin_removal(target.namespace, place.number):
+                    await self._still_wanted(target, place)
+                await self._retried(target, place, self._remove)
             if not await self.checkpoints.finish_copy(target.namespace, place.number):
                 raise _NotWanted
         except _NotWanted:
@@ -136,24 +149,40 @@ class Copier:
         else:
             _log.info("copied", collection=target.namespace, documents=place.copied)
 
-    async def _begin(self, target: Target, progress: CopyProgress) -> int | None:
+    async def _remove(self, target: Target, place: _Place) -> None:
+        still_wanted = lambda: self._still_wanted(target, place)  # noqa: E731
+        gone = await self.removal.run(target, self.incarnation, place.began, still_wanted)
+        _log.info("removed what MongoDB no longer has", collection=target.namespace, documents=gone)
+        metrics.REMOVED.labels(target.namespace).inc(gone)
+
+    async def _still_wanted(self, target: Target, place: _Place) -> None:
+        progress = (await self.checkpoints.copies())[target.namespace]
+        if progress.number != place.number or progress.state != "removing":
+            raise _NotWanted
+
+    async def _begin(self, target: Target, progress: CopyProgress) -> _Place | None:
         delays = Backoff().delays()
         while True:
             try:
                 sources = await fitting(self.client, self.targets.sources, target.collection)
                 estimated = sum([await estimated_count(self.client, one) for one in sources])
+                at = await self.heartbeat.beat()
                 break
             except PyMongoError as error:
                 await _wait_after(error, target, next(delays))
         metrics.COPY_ESTIMATED.labels(target.namespace).set(estimated)
-        return await self.checkpoints.begin_copy(target.namespace, progress, self.incarnation.id, estimated)
+        began = at.time << 32 | at.inc
+        number = await self.checkpoints.begin_copy(
+            target.namespace, progress, self.incarnation.id, estimated, began
+        )
+        return None if number is None else _Place(number, None, None, 0, began)
 
-    async def _retried(self, target: Target, place: _Place) -> None:
+    async def _retried(self, target: Target, place: _Place, work: _Work) -> None:
         delays = Backoff().delays()
         while True:
             before = place.copied
             try:
-                await self._copy(target, place)
+                await work(target, place)
                 return
             except PyMongoError as error:
                 if place.copied > before:

@@ -20,8 +20,10 @@ from worker.mongo.client import Client, connect, describe
 from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.missing import missing_collections
 from worker.postgres.checkpoints import Checkpoint, Checkpoints
+from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
-from worker.publish.stream import StreamPublisher
+from worker.publish.removal import Removal
+from worker.publish.stream import StreamPublisher, TokenLost
 from worker.publish.target import Incarnation, Target, Targets
 from worker.settings import Settings
 
@@ -35,16 +37,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         checkpoints = Checkpoints(settings.postgres_dsn.get_secret_value(), settings.publisher)
         await checkpoints.open()
         stack.push_async_callback(checkpoints.close)
+        leadership = Leadership(settings.postgres_dsn.get_secret_value(), f"publish {settings.publisher}")
+        stack.callback(leadership.release)
         client = await connect(settings.mongo_uri.get_secret_value(), "publish")
         stack.callback(client.close)
         if not settings.allow_missing_collections:
             await _require_collections(client, settings, mapping)
         await checkpoints.agree(hashes(mapping))
         targets = await _targets(settings, mapping)
+        if not await _leads(leadership, stop):
+            return
         producer = Producer(settings.kafka_bootstrap, "publish")
         await producer.start()
         stack.push_async_callback(producer.stop)
-        await _publish(settings, stop, mapping, targets, client, producer, checkpoints)
+        await _publish(settings, stop, mapping, targets, client, producer, checkpoints, leadership)
 
 
 async def _publish(
@@ -55,35 +61,59 @@ async def _publish(
     client: Client,
     producer: Producer,
     checkpoints: Checkpoints,
+    leadership: Leadership,
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
-    incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
     metrics.publish_begins(target.namespace for target in targets.all)
-    metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
-    stream = StreamPublisher(
-        client, producer, checkpoints, targets, incarnation, settings.publisher, checkpoint.token
-    )
-    copier = Copier(
-        client,
-        producer,
-        checkpoints,
-        heartbeat,
-        targets,
-        hashes(mapping),
-        incarnation,
-        settings.copy_chunk,
-        settings.copy_enabled,
-    )
-    _log.info("publishing", collections=len(targets.all), incarnation=str(incarnation.id))
-    async with _told_once(), asyncio.TaskGroup() as tasks:
-        beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
-        copying = tasks.create_task(copier.run())
-        tasks.create_task(stream.run(stop))
-        await stop.wait()
-        beating.cancel()
-        copying.cancel()
+    removal = Removal(settings.kafka_bootstrap, client, producer, checkpoints, targets.sources)
+    while True:
+        incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
+        copier = Copier(
+            client,
+            producer,
+            checkpoints,
+            heartbeat,
+            removal,
+            targets,
+            hashes(mapping),
+            incarnation,
+            checkpoint.incarnations == 1,
+            settings.copy_chunk,
+            settings.copy_enabled,
+        )
+        metrics.TOKEN_AGE.since({(): (checkpoint.token_time or checkpoint.started_time) >> 32})
+        _log.info("publishing", collections=len(targets.all), incarnation=str(incarnation.id))
+        try:
+            stream = StreamPublisher(
+                client, producer, checkpoints, targets, incarnation, settings.publisher, checkpoint.token
+            )
+            async with _told_once(), asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
+                copying = tasks.create_task(copier.run())
+                leading = tasks.create_task(leadership.hold())
+                tasks.create_task(stream.run(stop))
+                await stop.wait()
+                for task in (leading, beating, copying):
+                    task.cancel()
+            break
+        except TokenLost as lost:
+            metrics.TOKENS_LOST.inc()
+            _log.error("beginning anew: everything is copied again, over the rows", reason=str(lost))
+            checkpoint = await _begin_anew(checkpoints, checkpoint, heartbeat)
     _log.info("publisher stopped")
+
+
+async def _leads(leadership: Leadership, stop: asyncio.Event) -> bool:
+    """Wait until no other publisher of this name runs; False when told to stop before."""
+    leading, stopping = asyncio.create_task(leadership.acquire()), asyncio.create_task(stop.wait())
+    await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if leading.done():
+        leading.result()
+        return True
+    leading.cancel()
+    return False
 
 
 @asynccontextmanager
@@ -128,6 +158,17 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
     """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4)."""
     if checkpoint := await checkpoints.load():
         return checkpoint
+    started = await _started(heartbeat)
+    return await checkpoints.create(uuid4(), started)
+
+
+async def _begin_anew(checkpoints: Checkpoints, before: Checkpoint, heartbeat: Heartbeat) -> Checkpoint:
+    """Begin another incarnation (C7); what happened in between, the copy and the removal after it find."""
+    return await checkpoints.begin_anew(before.incarnation, uuid4(), await _started(heartbeat))
+
+
+async def _started(heartbeat: Heartbeat) -> int:
+    """Return the clusterTime of a heartbeat, as one integer."""
     try:
         started = await heartbeat.beat()
     except PyMongoError as error:
@@ -135,4 +176,4 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
             f"MongoDB does not take the heartbeat ({describe(error)})",
             remedy="allow the user to write database crossfade, and check the replica set's majority",
         ) from None
-    return await checkpoints.create(uuid4(), started.time << 32 | started.inc)
+    return started.time << 32 | started.inc

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
+from bson import Timestamp
+from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -15,7 +17,7 @@ from worker import failpoints, metrics
 from worker.broker.producer import Producer
 from worker.errors import Fatal
 from worker.mongo.changes import CHANGE_STREAM_HISTORY_LOST, ChangeStream, Fetched, token_time
-from worker.mongo.client import Client, describe, transient
+from worker.mongo.client import REFUSED, Client, describe, transient
 from worker.postgres.checkpoints import Checkpoints
 from worker.publish.events import EventMaker
 from worker.publish.target import Incarnation, Targets
@@ -58,7 +60,7 @@ class StreamPublisher:
         self._targets = targets
         self._incarnation = incarnation
         self._publisher = publisher
-        self._position = RawBSONDocument(token) if token else incarnation.started
+        self._position = _position(token) if token else incarnation.started
         self._window: Window[_Mark | None] = Window(_IN_FLIGHT)
         self._saved = 0
 
@@ -90,12 +92,13 @@ class StreamPublisher:
         delays = Backoff().delays()
         interrupted = False
         while not stop.is_set():
-            stream = None
+            stream, proven = None, isinstance(self._position, Timestamp)
             try:
                 stream = await ChangeStream.open(self._client, self._targets.sources, self._position)
                 maker = EventMaker(self._client, self._targets, self._incarnation, self._publisher)
                 while not stop.is_set():
                     fetched = await stream.fetch()
+                    proven = True
                     await self._publish(maker, fetched)
                     if 0 < len(fetched.changes) < _FEW:
                         await asyncio.sleep(_GATHER)
@@ -103,7 +106,7 @@ class StreamPublisher:
                         _log.info("change stream resumed")
                         interrupted, delays = False, Backoff().delays()
             except PyMongoError as error:
-                _stop_if_hopeless(error)
+                _stop_if_hopeless(error, proven)
                 if not interrupted:
                     _log.warning("change stream interrupted, resuming", error=describe(error))
                     metrics.STREAM_RESUMED.inc()
@@ -151,11 +154,26 @@ class StreamPublisher:
         failpoints.reach(failpoints.PUBLISH_AFTER_TOKEN)
 
 
-def _stop_if_hopeless(error: PyMongoError) -> None:
-    if isinstance(error, OperationFailure) and error.code == CHANGE_STREAM_HISTORY_LOST:
-        raise Fatal(
-            "MongoDB's oplog no longer holds the place where the change stream stopped",
-            remedy="enlarge the oplog, delete this publisher's row in crossfade.checkpoint and start again",
-        ) from None
-    if not transient(error):
-        raise Fatal(f"MongoDB refuses the change stream ({describe(error)})") from None
+def _position(token: bytes) -> RawBSONDocument:
+    try:
+        document = RawBSONDocument(token)
+        token_time(document)
+    except (InvalidBSON, KeyError, TypeError, ValueError):
+        raise TokenLost("the saved token is damaged") from None
+    return document
+
+
+class TokenLost(Exception):
+    """The change stream cannot go on from the saved token; the text says why."""
+
+
+def _stop_if_hopeless(error: PyMongoError, proven: bool) -> None:
+    """Raise what a retry would not mend. ``proven``: the stream has gone on from its position before."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code == CHANGE_STREAM_HISTORY_LOST:
+        raise TokenLost("MongoDB's oplog no longer holds the place where the change stream stopped") from None
+    if transient(error):
+        return
+    if code is not None and code not in REFUSED and not proven:
+        raise TokenLost(f"MongoDB does not take the saved token ({describe(error)})") from None
+    raise Fatal(f"MongoDB refuses the change stream ({describe(error)})") from None

@@ -1,0 +1,122 @@
+"""After a copy over live rows: documents that the ledger knows and MongoDB no longer has are deleted (C7).
+
+A candidate is a document that nothing has shown since the copy began. Only once apply has all that Kafka held
+at the copy's end is it looked for, in a snapshot; what is not there gets a delete at the snapshot's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from topics import Collection, Event, Operation, Source, Version, document_key, encode
+from worker import failpoints
+from worker.broker.offsets import end_offsets
+from worker.broker.producer import Producer, acknowledged
+from worker.mapping.ids import row_id
+from worker.mapping.sources import Sources, named_tenant
+from worker.mongo.client import Client
+from worker.mongo.collections import fitting
+from worker.mongo.lookup import absent
+from worker.postgres.checkpoints import Candidate, Checkpoints
+from worker.publish.target import Incarnation, Outgoing, Target
+
+_log = structlog.get_logger()
+
+_AT_ONCE = 1000
+_ASK_EVERY = 0.5  # seconds
+_LATE = 10.0  # seconds of waiting that are worth a line
+
+StillWanted = Callable[[], Any]
+"""Awaited now and then; raises when the copy is no longer the one that is wanted."""
+
+
+@dataclass(slots=True)
+class Removal:
+    """Sends deletes for what is gone."""
+
+    bootstrap: str
+    client: Client
+    producer: Producer
+    checkpoints: Checkpoints
+    sources: Sources
+
+    async def run(
+        self, target: Target, incarnation: Incarnation, began: int, still_wanted: StillWanted
+    ) -> int:
+        """Return how many documents were gone. ``began``: clusterTime at which the copy began."""
+        await self._barrier(target, still_wanted)
+        gone, after = 0, UUID(int=0)
+        while candidates := await self.checkpoints.candidates(target.namespace, began, after, _AT_ONCE):
+            await still_wanted()
+            gone += await self._remove(target, incarnation, candidates)
+            after = candidates[-1].row_id
+            failpoints.reach(failpoints.REMOVAL_AFTER_SEND)
+        return gone
+
+    async def _barrier(self, target: Target, still_wanted: StillWanted) -> None:
+        """Wait until apply has everything that Kafka holds now: the copy, and what was sent before it."""
+        topics = {
+            target.stream_topic: target.stream_partitions,
+            target.copy_topic: target.copy_partitions,
+        }
+        ends = await end_offsets(self.bootstrap, topics)
+        waited = 0.0
+        while not await self.checkpoints.applied(ends):
+            await still_wanted()
+            await asyncio.sleep(_ASK_EVERY)
+            waited += _ASK_EVERY
+            if waited == _LATE:
+                _log.info("waiting for apply, to remove what is gone", collection=target.namespace)
+
+    async def _remove(self, target: Target, incarnation: Incarnation, candidates: Sequence[Candidate]) -> int:
+        outgoing, wall, gone = Outgoing(), datetime.now(UTC), 0
+        for collection, some in (await self._by_collection(target, candidates)).items():
+            ids = {document_key(one.id): one.id for one in some}
+            missing, time = await absent(self.client, collection, ids, incarnation.started)
+            for key, id_ in missing.items():
+                event = Event(
+                    operation=Operation.DELETE,
+                    namespace=str(collection),
+                    id=id_,
+                    version=Version.snapshot(time),
+                    wall=wall,
+                    source=Source.COPY,
+                    origin=incarnation.origin,
+                )
+                outgoing.add(target.copy_topic, target.copy_partitions, key, encode(event))
+            gone += len(missing)
+        await acknowledged(await self.producer.send_all(outgoing.records))
+        return gone
+
+    async def _by_collection(
+        self, target: Target, candidates: Sequence[Candidate]
+    ) -> dict[Collection, list[Candidate]]:
+        """Return candidates by real collection; where names hold the tenant, theirs tells it."""
+        if self.sources.exact(target.collection):
+            return {target.collection: list(candidates)}
+        real: dict[UUID | None, Collection] = {}
+        for collection in await fitting(self.client, self.sources, target.collection):
+            source = self.sources.find(str(collection))
+            assert source is not None and source.tenant is not None
+            real[row_id(named_tenant(source.tenant))] = collection
+        found: dict[Collection, list[Candidate]] = {}
+        lost = 0
+        for one in candidates:
+            if (collection := real.get(one.tenant_id)) is None:
+                lost += 1
+            else:
+                found.setdefault(collection, []).append(one)
+        if lost:
+            _log.error(
+                "rows stay whose tenant has no collection any more: its name cannot be told from them",
+                collection=target.namespace,
+                documents=lost,
+            )
+        return found
