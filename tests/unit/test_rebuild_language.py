@@ -148,3 +148,21 @@ def test_a_reference_is_the_row_id_of_what_it_refers_to(id_: Any) -> None:
     # Short ids are one tenant's where its name tells them apart.
     same = isinstance(id_, UUID | ObjectId)
     assert (acme.plan.row_id(id_) == other.plan.row_id(id_)) is same
+
+
+def test_a_table_may_hold_elements_whole_beside_objects_and_the_arrays_in_them() -> None:
+    columns = {"whole": {"type": "text", "path": "$"}, "n": INTEGER}
+    items = CHILD | {"columns": columns, "children": {"in": WORDS}}
+    model = CollectionMapping.model_validate(OWN | {"columns": {}, "children": {"items": items}})
+    document = {"items": ["x", {"n": 1, "in": ["y", 5]}, 7, {"more": 1}, None]}
+    row, (held, words) = through_postgres(model, document)
+    assert [(one["i"], one["whole"], one["n"]) for one in held] == [
+        (0, "x", None),
+        (1, None, 1),
+        (2, None, None),
+        (3, None, None),
+        (4, None, None),
+    ]
+    assert [one["r"] is None for one in held] == [True, True, False, False, False]
+    assert [(one["i"], one["j"], one["word"]) for one in words] == [(1, 0, "y"), (1, 1, None)]
+    assert Rebuilder(model).document(row, [held, words])["items"] == document["items"]
