@@ -67,6 +67,7 @@ JOIN crossfade.document d USING (collection_id, row_id) WHERE d.tenant_id IS NOT
 async def tenants(connection: Connection, keys: Collection[Key]) -> dict[Key, UUID]:
     """Return the tenants of these documents, of those that the ledger knows."""
     rows = await connection.fetch(_TENANTS, [key[0] for key in keys], [key[1] for key in keys])
+    # asyncpg's UUIDs are of a class of its own, which cannot be sent as JSON; these go into rows.
     return {(row[0], row[1]): UUID(int=row[2].int) for row in rows}
 
 
