@@ -148,3 +148,43 @@ def test_a_reference_is_the_row_id_of_what_it_refers_to(id_: Any) -> None:
     # Short ids are one tenant's where its name tells them apart.
     same = isinstance(id_, UUID | ObjectId)
     assert (acme.plan.row_id(id_) == other.plan.row_id(id_)) is same
+
+
+def test_a_table_may_hold_elements_whole_beside_objects_and_the_arrays_in_them() -> None:
+    columns = {"whole": {"type": "text", "path": "$"}, "n": INTEGER}
+    items = CHILD | {"columns": columns, "children": {"in": WORDS}}
+    model = CollectionMapping.model_validate(OWN | {"columns": {}, "children": {"items": items}})
+    document = {"items": ["x", {"n": 1, "in": ["y", 5]}, 7, {"more": 1}, None]}
+    row, (held, words) = through_postgres(model, document)
+    assert [(one["i"], one["whole"], one["n"]) for one in held] == [
+        (0, "x", None),
+        (1, None, 1),
+        (2, None, None),
+        (3, None, None),
+        (4, None, None),
+    ]
+    assert [one["r"] is None for one in held] == [True, True, False, False, False]
+    assert [(one["i"], one["j"], one["word"]) for one in words] == [(1, 0, "y"), (1, 1, None)]
+    assert Rebuilder(model).document(row, [held, words])["items"] == document["items"]
+
+
+def test_a_whole_element_that_the_application_set_to_null_is_null() -> None:
+    words = CHILD | {"columns": {"word": {"type": "text", "path": "$"}}}
+    model = CollectionMapping.model_validate(OWN | {"columns": {}, "children": {"words": words}})
+    row, (held,) = through_postgres(model, {"words": ["a", 5, {"x": 1}]})
+    for one in held:
+        one["word"] = None
+    assert Rebuilder(model).document(row, [held])["words"] == [None, 5, {"x": 1}]
+
+
+def test_the_parents_tenant_goes_into_every_row_at_every_level() -> None:
+    planned = Plans(mappings.mapping()).find("roundtrip.parts")
+    assert planned is not None
+    made = planned.plan.rows({"_id": 1, "flat": {"id": "home"}, "pieces": [{}, 5]})
+    assert made.parent is not None and made.parent.collection == "flat"
+    flat = Plans(mappings.mapping()).find("roundtrip.flat")
+    assert flat is not None and made.parent.row_id == flat.plan.row_id("home")
+    owned = planned.plan.of_tenant(made, UUID(int=9))
+    rows = [owned.row, *owned.children[0]]
+    assert [row["tenant_id"] for row in rows] == [UUID(int=9)] * 3
+    assert owned.tenant_id == UUID(int=9)
