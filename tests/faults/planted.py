@@ -42,15 +42,13 @@ BUGS: dict[str, Bug] = {
     ),
     # A1: what is as new as the ledger is applied again.
     "guard-at-least": Bug(
-        "worker/apply/batch.py",
-        '(item.version == known.version and known.state != "refetch")',
-        "False",
+        "worker/apply/batch.py", "return item.version <= known.version", "return item.version < known.version"
     ),
     # A1: that a document was deleted is forgotten.
     "tombstone-dropped": Bug(
         "worker/apply/batch.py",
-        "    if known is None:\n        return False\n",
-        '    if known is None or known.state == "deleted":\n        return False\n',
+        '    if known is None:\n        return False\n    if known.state == "refetch":\n',
+        '    if known is None or known.state == "deleted":\n        return False\n    if known.state == "refetch":\n',
     ),
     # A1: of several events of a document in one batch the oldest wins.
     "oldest-of-a-batch": Bug(
@@ -89,11 +87,11 @@ BUGS: dict[str, Bug] = {
         "        new = [_entry(item, None) for item in winners if _key(item) not in known]\n",
         "        new = [_entry(item, None) for item in winners if _key(item) not in known and item.rows]\n",
     ),
-    # What violates a foreign key is counted as parked, and kept nowhere.
+    # What waits for another event is counted as parked, and kept nowhere.
     "parked-forgotten": Bug(
-        "worker/apply/writer.py",
-        "        letters = [_letter(item) for item in items if item.outcome in _HEALED]\n",
-        "        letters = [_letter(item) for item in items if item.outcome is Outcome.DEAD]\n",
+        "worker/apply/letters.py",
+        "    failing = [item for item in items if item.outcome in _STATES]\n",
+        "    failing = [item for item in items if item.outcome is Outcome.DEAD]\n",
     ),
 }
 

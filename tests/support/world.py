@@ -45,6 +45,7 @@ class World:
         self.ledger = Ledger()
         self.code = Path(__file__).parents[2]
         self.processes: dict[str, asyncio.subprocess.Process] = {}
+        directory.mkdir(parents=True, exist_ok=True)
         self.mapping_file = directory / "mapping.yaml"
         self.mapping_file.write_text(mapping.replace("NAME", self.name))
         self.env = {
