@@ -12,9 +12,9 @@ from bson import Decimal128, Int64
 from tests.support.live_tables import SYNC, changed, faults, of_one_column, things
 from tests.support.schema_database import Database
 from worker.mapping import CollectionPlan, Rebuilder
+from worker.postgres import target
 from worker.postgres.documents import TargetDocuments
 from worker.postgres.tables import table_faults
-from worker.postgres import target
 from worker.postgres.target import TargetTable
 
 pytest_plugins = ["tests.support.schema_fixtures"]
