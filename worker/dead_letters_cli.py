@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 _EXTENDED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, uuid_representation=UuidRepresentation.STANDARD
 )
+_NUMBER = click.IntRange(1, 2**63 - 1)  # a bigint
 _kind = click.option("--kind", "kinds", multiple=True, help="Of this kind; may be given several times.")
 _collection = click.option("--collection", help="Of this collection: `database.name`, or the name alone.")
 
@@ -64,7 +65,7 @@ class _Tenant(click.ParamType):
 @_kind
 @_collection
 @click.option("--tenant", type=_Tenant(), help="Of this tenant; `unknown`: of none that could be told.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=_NUMBER, default=50, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: `letters` and `counts`.")
 def list_(
     states: Sequence[str],
@@ -117,7 +118,7 @@ def list_(
 
 
 @dead_letters.command()
-@click.argument("dead_letter_id", metavar="ID", type=int)
+@click.argument("dead_letter_id", metavar="ID", type=_NUMBER)
 @click.option("--document", is_flag=True, help="Print the document too. It is your customers' data.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(dead_letter_id: int, document: bool, as_json: bool) -> None:
@@ -157,7 +158,7 @@ def show(dead_letter_id: int, document: bool, as_json: bool) -> None:
 
 
 @dead_letters.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=_NUMBER)
 @click.option("--all", "all_", is_flag=True, help="All that stand, narrowed by --kind and --collection.")
 @_kind
 @_collection
@@ -188,7 +189,7 @@ def replay(
 
 
 @dead_letters.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=_NUMBER)
 @click.option("--reason", required=True, help="Why the event may be given up; kept in the audit log.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def discard(ids: tuple[int, ...], reason: str, as_json: bool) -> None:

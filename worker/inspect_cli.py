@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,15 +204,15 @@ def _check(file: str, only: tuple[str, ...], size: int | None, as_json_: bool) -
 
     done = asyncio.run(run())
     if as_json_:
-        _echo(as_json(done, lambda id_: json_util.default(id_, _EXTENDED) if _typed(id_) else id_))
+        _echo(as_json(done, lambda id_: json.loads(_extended(id_))))
     else:
         for line in _lines(done):
             click.echo(line)
     return 0 if done.fits else 1
 
 
-def _typed(id_: Any) -> bool:
-    return id_ is not None and not isinstance(id_, str | bool)
+def _extended(id_: Any) -> str:
+    return json_util.dumps(id_, json_options=_EXTENDED)
 
 
 def _lines(done: Check) -> Iterator[str]:
@@ -219,9 +220,7 @@ def _lines(done: Check) -> Iterator[str]:
         whole = "all " if one.taken.whole and not one.taken.cut_short else "a sample of "
         yield f"{shown(one.name)}: {whole}{one.taken.documents:,} documents, {one.dead:,} dead letters"
         for letter in one.dead_letters.values():
-            examples = ", ".join(
-                shown(json_util.dumps(id_, json_options=_EXTENDED)) for id_ in letter.examples
-            )
+            examples = ", ".join(shown(_extended(id_)) for id_ in letter.examples)
             yield f"  dead letter ({letter.kind}): {letter.count:,}: {shown(letter.reason)}; ids {examples}"
         for told, counted in (("noted", one.noted), ("no column", one.unmapped)):
             for (path, kind), n in counted.most_common():

@@ -92,7 +92,9 @@ def _shown(told: dict[str, Any], as_json: bool, *, line: bool = False) -> str:
 
 def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return what `--json` prints. ``mapping``: the file's hashes by namespace, where there is a file."""
-    beats = [one for one in standing.partitions if one.heartbeat_at is not None]
+    # What is no longer mapped is no longer read: its last heartbeat is no lag.
+    read = None if mapping is None else names.namespaces(map(Collection.parse, mapping))
+    beats = [one for one in standing.partitions if one.heartbeat_at and (read is None or one.topic in read)]
     oldest = min(beats, key=lambda one: one.heartbeat_at or standing.at, default=None)
     outcomes = {name: sum(one.outcomes[name] for one in standing.partitions) for name in OUTCOMES}
     arrived: dict[str, int] = {}

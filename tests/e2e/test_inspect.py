@@ -235,6 +235,7 @@ async def test_a_check_tells_what_would_not_fit_and_no_value(services: Services,
         )
         broken = bson.encode({"_id": 1, "s": "a"}).replace(b"a\0\0", b"\xff\0\0")
         await w.mongo["orders"].insert_one(RawBSONDocument(broken))
+        await w.mongo["orders"].insert_one({"_id": {"a": 1}, "tenantId": lost, "total": "s3cret total"})
         code, out, err = await inspect(w, "--check", str(w.mapping_file), "--sample", "all", "--json")
         assert code == 1 and "s3cret" not in out + err
         told = json.loads(out)
@@ -245,11 +246,12 @@ async def test_a_check_tells_what_would_not_fit_and_no_value(services: Services,
         (unsupported,) = told["unsupported"]
         assert unsupported["collection"] == f"{w.name}.recent" and unsupported["what"] == "capped collection"
         (orders,) = told["collections"]
-        assert orders["documents"] == len(content["orders"]) + 1 and orders["whole"]
+        assert orders["documents"] == len(content["orders"]) + 2 and orders["whole"]
         letters = {letter["kind"]: letter for letter in orders["dead_letters"]}
         assert letters["tenant"]["count"] == 1 and letters["tenant"]["examples"] == [{"$oid": str(lost)}]
         assert letters["envelope"]["count"] == 1
-        assert letters["mapping"]["count"] == 1 and "total" in letters["mapping"]["reason"]
+        assert letters["mapping"]["count"] == 2 and "total" in letters["mapping"]["reason"]
+        assert {"a": {"$numberInt": "1"}} in letters["mapping"]["examples"]
         fitting = content["orders"][2:]
         noted = {(one["path"], one["type"]): one["count"] for one in orders["noted"]}
         assert noted["status", "string"] == len(fitting)

@@ -12,6 +12,7 @@ from bson import Decimal128, Int64
 from tests.support.live_tables import SYNC, changed, faults, of_one_column, things
 from tests.support.schema_database import Database
 from worker.mapping import CollectionPlan, Rebuilder
+from worker.postgres import target
 from worker.postgres.documents import TargetDocuments
 from worker.postgres.tables import table_faults
 from worker.postgres.target import TargetTable
@@ -73,6 +74,19 @@ async def test_a_type_that_fits_gives_every_value_back(
     for document in documents:
         back = read[UUID(int=document["_id"].int)]
         assert repr(back["x"]) == repr(document["x"]) or back["x"] == document["x"]
+
+
+async def test_rows_that_are_too_many_for_one_statement_are_all_written(
+    shared_spaces_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """jsonb ends at 256 MB: a document of 16 MB may have that in elements."""
+    monkeypatch.setattr(target, "_AT_ONCE", 2)
+    plan = CollectionPlan(of_one_column("integer").collections["things"])
+    async with changed(shared_spaces_database, things("integer")) as connection:
+        rows = [plan.rows({"_id": uuid4(), "x": number}).row for number in range(5)]
+        for _ in range(2):
+            await TargetTable(plan.table).upsert(connection, rows)
+        assert await connection.fetchval("SELECT sum(x) FROM things") == 10
 
 
 REFUSED = [

@@ -225,7 +225,8 @@ def test_names_are_as_postgresql_writes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pg_class", "user", "select", "xmin", "x" * 200, "тест", "drop table x; --"]
+    "name",
+    ["pg_class", "user", "select", "xmin", "no", "null", "x" * 200, "тест", "drop table x; --"],
 )
 def test_any_name_makes_a_table_and_a_column(name: str) -> None:
     survey = Survey("db", [surveyed(name, [{"_id": ID, name: 1, f"{name}s": [{name: 2}]}])], [])

@@ -63,6 +63,15 @@ def test_lag_is_that_of_the_partition_that_is_furthest_behind() -> None:
     assert apply["heartbeat_partitions"] == 2
 
 
+def test_a_collection_that_left_the_mapping_is_no_lag() -> None:
+    partitions = [
+        partition("crossfade.s.pages", 0, 1, control=1),
+        partition("crossfade.s.gone", 0, 9, control=1),
+    ]
+    apply = report(standing(partitions=partitions), TopicNames(), {"s.pages": "b"})["apply"]
+    assert (apply["lag_seconds"], apply["heartbeat_partitions"], apply["records"]) == (1.0, 1, 2)
+
+
 def test_rate_and_time_left_are_of_the_whole_copy() -> None:
     copied, copying, pending = told()["collections"]
     assert (copying["rate_per_second"], copying["eta_seconds"], copying["arrived"]) == (100.0, 30.0, 900)

@@ -278,6 +278,7 @@ class ApplyWorker:
                 most=PARKED_AT_ONCE,
                 size=PARKED_BYTES,
                 overdue_after=self._settings.parked_within,
+                topics=list(self._namespaces),
             )
             self._retried_fit = 0
             if not parked:

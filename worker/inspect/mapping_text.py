@@ -41,7 +41,7 @@ def _collection(one: DraftCollection) -> Iterator[str]:
     yield f"  {yaml_text(one.name)}:  # seen: {one.seen}"
     for told in one.table.decide:
         yield _decide("    ", told)
-    yield f"    table: {one.table.name}"
+    yield f"    table: {yaml_text(one.table.name)}"  # it may be `no` or `null`
     for told in one.tenant.decide:
         yield _decide("    ", told)
     if one.tenant.path is None:

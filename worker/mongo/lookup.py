@@ -57,5 +57,10 @@ async def absent(
             if cursor["atClusterTime"] >= not_before:
                 break
             await asyncio.sleep(0.05)
-    present = {document_key(document["_id"]) for document in cursor["firstBatch"]}
-    return {key: id_ for key, id_ in ids.items() if key not in present}, cursor["atClusterTime"]
+        time: Timestamp = cursor["atClusterTime"]
+        present = {document_key(document["_id"]) for document in cursor["firstBatch"]}
+        while cursor["id"]:  # a reply ends at 16 MB, and ids may be long
+            more = {"getMore": cursor["id"], "collection": collection.name}
+            cursor = (await database.command(more, codec_options=RAW, session=session))["cursor"]
+            present |= {document_key(document["_id"]) for document in cursor["nextBatch"]}
+    return {key: id_ for key, id_ in ids.items() if key not in present}, time

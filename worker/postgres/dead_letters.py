@@ -61,7 +61,8 @@ class Parked(NamedTuple):
 
 # With an event whose time has come, what else is parked of its tenant comes along: events that fit only
 # together, parked at different times, would otherwise each be tried when the others are not. Overdue is told
-# by the stream's clock: what an event waits for may lie in Kafka, unread, or in a copy that is under way.
+# by the stream's clock: what an event waits for may lie in Kafka, unread, or in a copy that is under way. The
+# clock of a topic that is no longer read, of a collection that left the mapping, stands still.
 _TAKE_PARKED = """
 WITH due AS MATERIALIZED (
     SELECT dead_letter_id, tenant_id FROM crossfade.dead_letter
@@ -78,7 +79,7 @@ WITH due AS MATERIALIZED (
     FROM crossfade.dead_letter WHERE dead_letter_id IN (SELECT dead_letter_id FROM wanted)
 )
 SELECT dead_letter_id, topic, partition, "offset", event, attempts,
-    least(now(), (SELECT min(heartbeat_at) FROM crossfade.partition_progress))
+    least(now(), (SELECT min(heartbeat_at) FROM crossfade.partition_progress WHERE topic = ANY($4::text[])))
         - greatest(parked_at, (SELECT max(copy_finished_at) FROM crossfade.collection))
         > make_interval(secs => $3)
         AND NOT EXISTS (SELECT FROM crossfade.collection WHERE copy_state IN ('copying', 'removing'))
@@ -102,13 +103,15 @@ WHERE d.dead_letter_id = r.id
 """
 
 
-async def take_parked(connection: Connection, *, most: int, size: int, overdue_after: float) -> list[Parked]:
+async def take_parked(
+    connection: Connection, *, most: int, size: int, overdue_after: float, topics: Sequence[str]
+) -> list[Parked]:
     """Return parked events whose time has come, and their tenants' others, locked; another worker skips them.
 
     At most ``most`` of either, and about ``size`` bytes, but one at least. ``overdue_after``: seconds of
-    waiting after which an event has had its time.
+    waiting after which an event has had its time, by the heartbeats in ``topics``.
     """
-    rows = await connection.fetch(_TAKE_PARKED, most, size, overdue_after)
+    rows = await connection.fetch(_TAKE_PARKED, most, size, overdue_after, topics)
     return [Parked(*row) for row in rows]
 
 

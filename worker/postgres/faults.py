@@ -34,10 +34,12 @@ _TABLE: dict[str, tuple[Action, str]] = {
         "a row that it refers to is missing, or one that it removes is still in use",
     ),
     "23505": (Action.PARK, "another row still holds the unique value"),
+    "23P01": (Action.PARK, "another row is still in the way of an exclusion constraint"),
     "23": (Action.DEAD, "the row breaks a constraint of the table"),
     "22": (Action.DEAD, "a value does not fit its column"),
     "54": (Action.DEAD, "a value is too large for PostgreSQL or one of its indexes"),
-    "P0001": (Action.DEAD, "a trigger of the application refused the row"),
+    "P0": (Action.DEAD, "a trigger of the application refused the row"),
+    "21": (Action.DEAD, "a trigger of the application found more rows than it expected"),
     "40": (Action.RETRY, "another transaction was in the way"),
     "55P03": (Action.RETRY, "a lock was not free in time"),
     "57014": (Action.RETRY, "a statement was cancelled or ran too long"),
@@ -54,7 +56,12 @@ _TABLE: dict[str, tuple[Action, str]] = {
 }
 
 
-_KINDS = {"23503": "foreign_key", "23505": "unique"}
+_KINDS = {"23503": "foreign_key", "23505": "unique", "23P01": "exclusion"}
+
+# SQL leaves the classes from 5 to 9 and from I to Z to implementations: a code there that is none of
+# PostgreSQL's own, nor our fence's, is one that a trigger of the application raised.
+_CHOSEN = frozenset("56789IJKLMNOPQRSTUVWXYZ")
+_NOT_CHOSEN = frozenset({"53", "54", "55", "57", "58", "72", "HV", "P0", "XX", "XF"})
 
 
 def kind_for(error: BaseException) -> str:
@@ -76,12 +83,8 @@ _RETRY_CLASSES = {
     "53": "resources",
     "08": "connection",
     "25": "session",  # read-only, or ended from outside
-    "22": "data",
-    "23": "data",
-    "54": "data",
-    "P0": "data",
 }
-RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "concurrent", "other")
+RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "data", "concurrent", "other")
 """Every class that `retry_reason` returns. ``data``: begun again with savepoints, to find the refused event.
 ``concurrent``: another worker was first."""
 
@@ -89,6 +92,8 @@ RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "concurrent", "other")
 def retry_reason(error: BaseException) -> str:
     """Return the class, one of few, of an error after which a transaction is begun again."""
     if isinstance(error, asyncpg.PostgresError):
+        if action_for(error)[0] in (Action.PARK, Action.DEAD):
+            return "data"
         return _RETRY_CLASSES.get((_field(error, "sqlstate") or "")[:2], "other")
     if isinstance(error, CONNECTION_LOST):
         return "connection"
@@ -99,6 +104,8 @@ def action_for(error: BaseException) -> tuple[Action, str]:
     """Return what to do about an error, and why in words."""
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
+        if code[:1] in _CHOSEN and code[:2] not in _NOT_CHOSEN:
+            return _TABLE["P0"]
         return _TABLE.get(code) or _TABLE.get(code[:2]) or (Action.STOP, "an error that has no rule")
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return Action.DEAD, "a value does not fit its column"  # asyncpg could not encode it

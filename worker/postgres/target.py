@@ -16,6 +16,9 @@ import orjson
 from worker.mapping import TablePlan
 from worker.postgres.connect import Connection
 
+_AT_ONCE = 100_000
+"""Rows of one statement. A document of 16 MB may have two million elements; jsonb ends at 256 MB."""
+
 
 def quoted(name: str) -> str:
     """Return a checked identifier as SQL reads it."""
@@ -56,7 +59,8 @@ class TargetTable:
 
     async def upsert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Insert rows, or replace those with the same key."""
-        await connection.execute(self._upsert, orjson.dumps(rows))
+        for start in range(0, len(rows), _AT_ONCE):
+            await connection.execute(self._upsert, orjson.dumps(rows[start : start + _AT_ONCE]))
 
     async def delete(self, connection: Connection, ids: Sequence[UUID]) -> None:
         """Delete all rows of these documents."""

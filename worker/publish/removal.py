@@ -7,7 +7,7 @@ at the copy's end is it looked for, in a snapshot; what is not there gets a dele
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +30,7 @@ from worker.publish.target import Incarnation, Outgoing, Target
 _log = structlog.get_logger()
 
 _AT_ONCE = 1000
+_BYTES = 8 * 1024 * 1024  # of ids in one command, which ends at 16 MB
 _ASK_EVERY = 0.5  # seconds
 _LATE = 10.0  # seconds of waiting that are worth a line
 
@@ -78,20 +79,20 @@ class Removal:
     async def _remove(self, target: Target, incarnation: Incarnation, candidates: Sequence[Candidate]) -> int:
         outgoing, wall, gone = Outgoing(), datetime.now(UTC), 0
         for collection, some in (await self._by_collection(target, candidates)).items():
-            ids = {document_key(one.id): one.id for one in some}
-            missing, time = await absent(self.client, collection, ids, incarnation.started)
-            for key, id_ in missing.items():
-                event = Event(
-                    operation=Operation.DELETE,
-                    namespace=str(collection),
-                    id=id_,
-                    version=Version.snapshot(time),
-                    wall=wall,
-                    source=Source.COPY,
-                    origin=incarnation.origin,
-                )
-                outgoing.add(target.copy_topic, target.copy_partitions, key, encode(event))
-            gone += len(missing)
+            for ids in slices({document_key(one.id): one.id for one in some}):
+                missing, time = await absent(self.client, collection, ids, incarnation.started)
+                for key, id_ in missing.items():
+                    event = Event(
+                        operation=Operation.DELETE,
+                        namespace=str(collection),
+                        id=id_,
+                        version=Version.snapshot(time),
+                        wall=wall,
+                        source=Source.COPY,
+                        origin=incarnation.origin,
+                    )
+                    outgoing.add(target.copy_topic, target.copy_partitions, key, encode(event))
+                gone += len(missing)
         await acknowledged(await self.producer.send_all(outgoing.records))
         return gone
 
@@ -120,3 +121,16 @@ class Removal:
                 documents=lost,
             )
         return found
+
+
+def slices(ids: Mapping[bytes, Any], most: int = _BYTES) -> Iterator[dict[bytes, Any]]:
+    """Yield ids by document key in parts of ``most`` bytes, or one id where it alone is longer."""
+    part, size = dict[bytes, Any](), 0
+    for key, id_ in ids.items():
+        if part and size + len(key) > most:
+            yield part
+            part, size = {}, 0
+        part[key] = id_
+        size += len(key)
+    if part:
+        yield part

@@ -1,0 +1,33 @@
+"""The look-up that decides what the removal deletes: it must see every document that is there."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from bson import Timestamp
+
+from topics import Collection, document_key
+from worker.embedded import Services
+from worker.mongo.client import connect
+from worker.mongo.lookup import absent
+from worker.publish.removal import slices
+
+
+async def test_ids_that_fill_more_than_one_reply_are_not_taken_for_absent(services: Services) -> None:
+    name = f"absent_{uuid4().hex[:10]}"
+    ids = [f"{number:04}" + "x" * 16_774 for number in range(1000)]
+    client = await connect(services.mongo_uri, "test")
+    try:
+        await client[name]["c"].insert_many([{"_id": one} for one in ids[:-1]])
+        wanted = {document_key(one): one for one in ids}
+        missing, _ = await absent(client, Collection(name, "c"), wanted, Timestamp(1, 1))
+        assert list(missing.values()) == ids[-1:]
+    finally:
+        await client.drop_database(name)
+        client.close()
+
+
+def test_ids_are_looked_up_in_parts_that_a_command_holds() -> None:
+    ids = {b"k" * size: size for size in (3, 4, 20, 5, 6)}
+    assert [[*part.values()] for part in slices(ids, 10)] == [[3, 4], [20], [5], [6]]
+    assert list(slices({})) == []
