@@ -98,6 +98,7 @@ class ApplyWorker:
         self._writer = BatchWriter(
             [TargetTable(table) for table in tables],
             constraints,
+            heirs=self._heirs(),
             replica=replica,
             mapping_changes=agreed.changes,
         )
@@ -112,6 +113,15 @@ class ApplyWorker:
         tenant = self._mapping.collections[found.name].tenant
         parent = self._numbers[tenant.parent.collection] if tenant and tenant.parent else None
         return Mapped(self._numbers[found.name], found.plan, parent)
+
+    def _heirs(self) -> dict[int, list[int]]:
+        """Return, by a collection's number, those of the collections whose documents have its tenants."""
+        heirs: dict[int, list[int]] = {}
+        for name, mapping in self._mapping.collections.items():
+            if mapping.tenant and mapping.tenant.parent:
+                above = self._numbers[mapping.tenant.parent.collection]
+                heirs.setdefault(above, []).append(self._numbers[name])
+        return heirs
 
     async def _may_be_replica(self, connection: asyncpg.Connection) -> bool:
         wanted = self._settings.replication_role

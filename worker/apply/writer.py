@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
 from uuid import UUID
@@ -78,6 +78,7 @@ class BatchWriter:
         tables: Sequence[TargetTable],
         constraints: Constraints,
         *,
+        heirs: Mapping[int, Sequence[int]],
         replica: bool,
         mapping_changes: int,
     ) -> None:
@@ -85,6 +86,7 @@ class BatchWriter:
         self._constraints = constraints
         self._replica = replica
         self._mapping_changes = mapping_changes
+        self._heirs = heirs  # collections whose documents have the tenant of this one's
 
     async def write(
         self, connection: Connection, items: Sequence[Item], *, source: str = "topic"
@@ -171,6 +173,7 @@ class BatchWriter:
         if winners:
             write = self._fitting if care is _Care.APART else self._write
             await write(connection, batch_id, winners, known)
+            await self._follow(connection, winners, known)
         return standing is not None and standing[1]
 
     async def _fitting(
@@ -231,6 +234,21 @@ class BatchWriter:
                 item.fail(Outcome.PARKED, "parent", told)
             else:
                 item.rows = item.mapped.plan.of_tenant(item.rows, tenant)
+
+    async def _follow(self, connection: Connection, winners: list[Item], known: dict[Key, LedgerRow]) -> None:
+        """Where a document moved to another tenant, let those that have their tenant from it be copied again.
+
+        In one transaction with the move: the copy begins after it, so whatever took the old tenant is mended.
+        """
+        moved: set[int] = set()
+        for item in winners:
+            before = known.get(_key(item))
+            old = before.tenant_id if before else None
+            new = item.rows.tenant_id if item.rows else None
+            if item.outcome is Outcome.APPLIED and None not in (old, new) and old != new:
+                moved.add(_key(item)[0])
+        if heirs := sorted({heir for number in moved for heir in self._heirs.get(number, ())}):
+            await migration_log.invalidate_copies(connection, heirs)
 
     async def _halve(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]

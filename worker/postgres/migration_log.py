@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -110,6 +110,14 @@ async def invalidate_copy(connection: Connection, namespace: str) -> None:
     """Say that a collection's rows may lack documents; publish copies it again."""
     await connection.execute(
         "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1", namespace
+    )
+
+
+async def invalidate_copies(connection: Connection, numbers: Sequence[int]) -> None:
+    """Say the same of collections by number, in the caller's transaction."""
+    await connection.execute(
+        "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE collection_id = ANY($1::smallint[])",
+        numbers,
     )
 
 

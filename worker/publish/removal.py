@@ -102,11 +102,13 @@ class Removal:
         """Return candidates by real collection; where names hold the tenant, theirs tells it."""
         if self.sources.exact(target.collection):
             return {target.collection: list(candidates)}
-        real: dict[UUID | None, Collection] = {}
+        real: dict[UUID | None, Collection | None] = {}
         for collection in await fitting(self.client, self.sources, target.collection):
             source = self.sources.find(str(collection))
             assert source is not None and source.tenant is not None
-            real[row_id(named_tenant(source.tenant))] = collection
+            tenant = row_id(named_tenant(source.tenant))
+            # Two names for one tenant (a UUID in capitals): which one a document was in cannot be told.
+            real[tenant] = None if tenant in real else collection
         found: dict[Collection, list[Candidate]] = {}
         lost = 0
         for one in candidates:
@@ -116,7 +118,7 @@ class Removal:
                 found.setdefault(collection, []).append(one)
         if lost:
             _log.error(
-                "rows stay whose tenant has no collection any more: its name cannot be told from them",
+                "rows stay of which the tenant's collection cannot be told: none has its name, or two have",
                 collection=target.namespace,
                 documents=lost,
             )
