@@ -63,13 +63,15 @@ async def test_a_changed_mapping_is_refused_until_its_collections_are_copied_aga
             await w.settled()
             assert set((await states(w)).values()) == {("copied", "same", 1)}
             change(w)
+            code, told = await once(w, "apply")
+            assert code == 2 and "table pages, column tags: is missing" in told, told
+            await alter(w)
             for role in ("apply", "publish"):
                 code, told = await once(w, role)
                 assert code == 2 and "Traceback" not in told, told
                 command = f"crossfade copy --collection {w.name}.pages --collection {w.name}.leads"
                 assert f"{w.name}.pages, {w.name}.leads" in told and command in told, told
             assert (await states(w))["pages"] == ("copied", "differs", 1)
-            await alter(w)
             changes = writer.counters.changes
             await w.until("those of before go on", lambda: writer.counters.changes > changes + 100)
             code, told = await once(w, "copy", "--collection", "pages", "--yes")

@@ -114,7 +114,7 @@ async def test_a_new_mapping_is_refused_while_a_tenant_is_away(spaces_database: 
 async def test_a_copy_that_is_asked_for_anew_can_neither_go_on_nor_end(spaces_database: Database) -> None:
     async with publisher(spaces_database) as one, spaces_database.connect(SYNC) as person:
         await one.agree(OLD)
-        number = await one.begin_copy("s.pages", (await one.copies())["s.pages"], INCARNATION, 10)
+        number = await one.begin_copy("s.pages", (await one.copies())["s.pages"], INCARNATION, 10, 1 << 32)
         assert number == 1 and await one.advance_copy("s.pages", 1, b"c", 5)
         await accept(person, OLD, ["s.pages"])
         assert not await one.advance_copy("s.pages", 1, b"d", 9)
@@ -122,8 +122,8 @@ async def test_a_copy_that_is_asked_for_anew_can_neither_go_on_nor_end(spaces_da
         pending = (await one.copies())["s.pages"]
         assert (pending.state, pending.cursor, pending.copied) == ("pending", None, 0)
         # Two publishers that see it begin one copy between them.
-        assert await one.begin_copy("s.pages", pending, INCARNATION, 10) == 2
-        assert await one.begin_copy("s.pages", pending, INCARNATION, 10) is None
+        assert await one.begin_copy("s.pages", pending, INCARNATION, 10, 1 << 32) == 2
+        assert await one.begin_copy("s.pages", pending, INCARNATION, 10, 1 << 32) is None
         assert not await one.finish_copy("s.pages", 1)
         assert await one.finish_copy("s.pages", 2)
         assert (await one.copies())["s.pages"].state == "copied"
@@ -132,7 +132,7 @@ async def test_a_copy_that_is_asked_for_anew_can_neither_go_on_nor_end(spaces_da
 async def test_a_copy_of_which_kafka_lost_a_part_does_not_end_as_copied(spaces_database: Database) -> None:
     async with publisher(spaces_database) as one, spaces_database.connect() as admin:
         await one.agree(OLD)
-        number = await one.begin_copy("s.pages", (await one.copies())["s.pages"], INCARNATION, 10)
+        number = await one.begin_copy("s.pages", (await one.copies())["s.pages"], INCARNATION, 10, 1 << 32)
         assert number is not None
         await admin.execute(
             "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = 's.pages'"
@@ -148,7 +148,7 @@ async def test_a_publisher_of_the_old_mapping_begins_no_copy_for_the_new_one(
         await one.agree(OLD)
         before = (await one.copies())["s.pages"]
         await accept(person, NEW, ["s.pages"])
-        assert await one.begin_copy("s.pages", before, INCARNATION, 10) is None
+        assert await one.begin_copy("s.pages", before, INCARNATION, 10, 1 << 32) is None
 
 
 async def test_the_reader_may_not_accept(spaces_database: Database) -> None:

@@ -44,20 +44,29 @@ class Leadership:
 
     async def hold(self) -> None:
         """See that the lock is still ours, for ever; `Fatal` when another process has it."""
+        while True:
+            await self._ask()
+            await self._take_again()
+
+    async def _ask(self) -> None:
+        """Return when the connection, and with it the lock, is lost."""
+        assert self._connection is not None
+        try:
+            while True:
+                await self._connection.fetchval("SELECT 1")
+                await asyncio.sleep(_ASK_EVERY)
+        except FAULTS as error:
+            _log.warning("the lock's connection was lost, taking it again", reason=describe(error))
+
+    async def _take_again(self) -> None:
         for delay in Backoff().delays():
             try:
-                while True:
-                    assert self._connection is not None
-                    await self._connection.fetchval("SELECT 1")
-                    await asyncio.sleep(_ASK_EVERY)
-            except FAULTS as error:
-                _log.warning("the lock's connection was lost, taking it again", reason=describe(error))
-            await asyncio.sleep(delay)
-            try:
-                if not await self._try():
-                    raise Fatal("another process leads now", remedy="start again, to stand by")
+                if await self._try():
+                    return
             except (*FAULTS, ServiceUnavailable):
+                await asyncio.sleep(delay)
                 continue
+            raise Fatal("another process leads now", remedy="start again, to stand by")
 
     async def _try(self) -> bool:
         self.release()
