@@ -165,8 +165,8 @@ _SELF: dict[str, Any] = {
 }
 
 
-def content(database: str, *leave_out: str) -> dict[str, Any]:
-    """Return the mapping as its file would hold it, without some collections."""
+def content(database: str) -> dict[str, Any]:
+    """Return the mapping as its file would hold it."""
     collections = {
         "flat": _FLAT,
         "trees": _TREES,
@@ -175,8 +175,7 @@ def content(database: str, *leave_out: str) -> dict[str, Any]:
         "shared": _SHARED,
         "selves": _SELF,
     }
-    kept = {name: one for name, one in collections.items() if name not in leave_out}
-    return {"version": 1, "database": database, "collections": kept}
+    return {"version": 1, "database": database, "collections": collections}
 
 
 def mapping(database: str = "roundtrip") -> Mapping:

@@ -21,11 +21,11 @@ from tests.support.same import CODEC, whole
 from tests.support.world import World, world
 from worker.embedded import Services
 from worker.mapping import CollectionPlan, Mapping, Unmappable
+from worker.mapping.sources import PLACEHOLDER
 
 DOCUMENTS = int(os.environ.get("ROUNDTRIP_DOCUMENTS", "4000"))
 NAMED = re.compile(r"field \S+(, which tells the tenant,)? (holds \w+|is missing|is null)")
-PER_TENANT = "named_{tenant}"  # publish does not know such collections yet
-CONTENT = content("NAME", PER_TENANT)
+CONTENT = content("NAME")
 WHOLE = Mapping.model_validate(CONTENT)
 
 
@@ -37,9 +37,14 @@ async def roundtrip_world(services: Services, directory: Path) -> AsyncIterator[
     text = yaml.safe_dump(CONTENT, allow_unicode=True, sort_keys=False)
     async with world(services, directory, text, target) as w:
         for name in WHOLE.collections:
-            await w.mongo.create_collection(name)
+            await w.mongo.create_collection(real(name))
         await w.start("apply", "apply")
         yield w
+
+
+def real(name: str) -> str:
+    """Return the collection that stands for a name of the mapping."""
+    return name.replace(PLACEHOLDER, "acme")
 
 
 def mapped(name: str, document: dict[str, Any]) -> bool:
@@ -72,10 +77,10 @@ async def test_every_document_arrives_equal_or_is_a_dead_letter_with_a_named_rea
             documents = [Documents(one, 11, parents).document(number) for number in range(each)]
             if name == "shared":
                 documents[0] = {"_id": "odd", "$ref": "looks", "$id": "like", "more": "a DBRef"}
-            refused = await insert(w, name, documents[: each // 2])
+            refused = await insert(w, real(name), documents[: each // 2])
             if "publish" not in w.processes:
                 await w.start("publish", "publish")
-            refused += await insert(w, name, documents[each // 2 :])
+            refused += await insert(w, real(name), documents[each // 2 :])
             assert refused < each / 10
             if name == "flat":
                 parents = [
@@ -91,10 +96,10 @@ async def test_every_document_arrives_equal_or_is_a_dead_letter_with_a_named_rea
             "SELECT namespace, row_id, kind, reason FROM crossfade.dead_letter WHERE state = 'dead'"
         )
         for name, one in WHOLE.collections.items():
-            dead = {row["row_id"] for row in letters if row["namespace"] == f"{w.name}.{name}"}
+            dead = {row["row_id"] for row in letters if row["namespace"] == f"{w.name}.{real(name)}"}
             ids = await connection.fetch(f'SELECT "{one.id}" FROM "{one.table}"')
             assert not dead & {row[0] for row in ids}
-            assert await w.mongo[name].count_documents({}) == len(ids) + len(dead)
+            assert await w.mongo[real(name)].count_documents({}) == len(ids) + len(dead)
         await connection.close()
         assert 0 < len(letters) < DOCUMENTS / 5
         assert {row["kind"] for row in letters} == {"mapping", "tenant"}
