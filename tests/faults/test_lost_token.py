@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from uuid import uuid4
 
@@ -52,6 +53,41 @@ async def test_a_damaged_token_heals_by_itself(services: Services, tmp_path: Pat
         log = (tmp_path / "publish.log").read_text()
         assert "beginning anew" in log and "removed what MongoDB no longer has" in log
         assert "Traceback" not in log
+
+
+@pytest.mark.timeout(400)
+async def test_an_oplog_that_has_rolled_over_is_no_end(tmp_path: Path) -> None:
+    services = await Services.up(tmp_path / "services", oplog_mb=1)
+    try:
+        async with world(services, tmp_path / "world") as w:
+            await w.load(300)
+            await w.start("publish", "publish")
+            await w.start("apply", "apply")
+            await w.settled()
+            assert await w.stop("publish") == 0
+            await _missed(w)
+            token = await w.value("SELECT token_time FROM crossfade.checkpoint")
+            async with asyncio.timeout(120):
+                while await _oldest(w) <= token:
+                    await w.client["elsewhere"]["noise"].insert_many(
+                        [{"x": "x" * 100_000} for _ in range(50)]
+                    )
+            async with w.writes(40):
+                await w.start("publish", "publish")
+                await w.until_value("SELECT incarnations FROM crossfade.checkpoint", 2)
+                await w.settled()
+            await w.settled()
+            await w.assert_nothing_lost()
+            assert "no longer holds the place" in (w.directory / "publish.log").read_text()
+    finally:
+        await Services.down(tmp_path / "services")
+
+
+async def _oldest(w: World) -> int:
+    """Return the clusterTime of the oldest entry of the oplog, as one integer."""
+    oldest = await w.client.local["oplog.rs"].find_one(sort=[("$natural", 1)])
+    assert oldest is not None
+    return oldest["ts"].time << 32 | oldest["ts"].inc
 
 
 async def test_a_document_that_only_kafka_still_brings_is_removed_after_it(
