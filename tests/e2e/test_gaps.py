@@ -33,3 +33,30 @@ async def test_records_that_retention_took_are_told_and_copied_again(
         await w.start("publish", "publish again")
         await w.settled()
         await w.assert_nothing_lost()
+
+
+async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_again(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        assert await w.stop("apply") == 0
+        await w.mongo["pages"].update_many({}, {"$set": {"title": "in a topic that goes"}})
+        await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
+        await w.published()
+        assert await w.stop("publish") == 0
+        admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
+        await admin.start()
+        await admin.delete_topics([f"{w.name}.{w.name}.pages"])
+        await w.mongo["leads"].update_many({}, {"$set": {"status": "new"}})
+        await w.start("publish", "publish again")  # makes the topic anew
+        await w.start("apply", "apply again")
+        await w.mongo["pages"].update_one({}, {"$set": {"title": "in the new topic"}})
+        await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
+        await admin.close()
+        await w.settled()
+        await w.assert_nothing_lost()
+        assert "deleted and made anew" in (tmp_path / "apply again.log").read_text()

@@ -97,6 +97,12 @@ class World:
         """Wait until a process ends by itself; return its exit code."""
         return await asyncio.wait_for(self.processes.pop(name).wait(), seconds)
 
+    async def published(self) -> None:
+        """Wait until all that MongoDB has now is in Kafka for certain."""
+        at = (await self.mongo.command("ping"))["operationTime"]
+        reached = f"SELECT (token_time > {at.time << 32 | at.inc})::integer FROM crossfade.checkpoint"
+        await self.until_value(reached, 1)
+
     async def settled(self, seconds: float = 90) -> None:
         """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
         marker = await self.mongo.command("serverStatus")

@@ -20,6 +20,7 @@ from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
+from worker.broker.offsets import end_offsets
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import Mapping as MappingFile
@@ -236,6 +237,9 @@ class ApplyWorker:
             first, last = chunk.items[0], chunk.items[-1]
             place = first.topic, first.partition
             expected = following.get(place, self._written.get(place, 0))
+            if first.offset < expected and await self._is_another(place, expected):
+                await self._begin_again(place, first)
+                expected = first.offset
             following[place] = max(expected, last.offset + 1)
             if first.offset > expected:
                 await self._gap(first, first.offset - expected)
@@ -251,6 +255,29 @@ class ApplyWorker:
             records=records,
         )
         await self._retrying(lambda: migration_log.invalidate_copy(self._connected(), namespace))
+
+    async def _is_another(self, place: tuple[str, int], expected: int) -> bool:
+        """Whether a partition ends before what was read of it: then its topic was deleted and made anew.
+
+        Else a rebalance has brought again what is read already.
+        """
+        topic, partition = place
+        ends = await end_offsets(self._settings.kafka_bootstrap, {topic: partition + 1})
+        return ends[place] < expected
+
+    async def _begin_again(self, place: tuple[str, int], first: Item) -> None:
+        namespace = self._namespaces[first.topic]
+        _log.error(
+            "a topic was deleted and made anew, perhaps with records that were not applied; "
+            "publish copies the collection again",
+            collection=namespace,
+            topic=first.topic,
+            partition=first.partition,
+        )
+        self._written[place] = first.offset
+        await self._retrying(
+            lambda: migration_log.begin_partition_again(self._connected(), place, first.offset, namespace)
+        )
 
     def _full(self) -> bool:
         return self._records >= 2 * self._settings.apply_batch or self._fetched_bytes >= 2 * BATCH_BYTES

@@ -113,6 +113,25 @@ async def invalidate_copy(connection: Connection, namespace: str) -> None:
     )
 
 
+# The letters of the topic that is gone make room for those of the new one, which has the same offsets.
+_BEGIN_AGAIN = """
+WITH letters AS (
+    UPDATE crossfade.dead_letter SET "offset" = -dead_letter_id
+    WHERE topic = $1 AND partition = $2 AND "offset" >= 0
+), progress AS (
+    UPDATE crossfade.partition_progress SET next_offset = $3 WHERE topic = $1 AND partition = $2
+)
+UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $4
+"""
+
+
+async def begin_partition_again(
+    connection: Connection, place: Partition, offset: int, namespace: str
+) -> None:
+    """Say that a partition's offsets begin anew, and that its collection's rows may lack documents."""
+    await connection.execute(_BEGIN_AGAIN, *place, offset, namespace)
+
+
 async def invalidate_copies(connection: Connection, numbers: Sequence[int]) -> None:
     """Say the same of collections by number, in the caller's transaction."""
     await connection.execute(
