@@ -16,11 +16,11 @@ from topics import TopicNames, declare
 from worker import failpoints
 from worker.apply import letters, preconditions
 from worker.apply.batch import Item, Mapped, read
+from worker.apply.continuity import Continuity, Work
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
-from worker.broker.offsets import end_offsets
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
 from worker.mapping import Mapping as MappingFile
@@ -70,8 +70,8 @@ class ApplyWorker:
         self._connection: asyncpg.Connection | None = None
         self._overtaken_at = 0.0
         self._retried_fit = 0  # of the parked events last retried
-        self._written: dict[tuple[str, int], int] = {}  # next offset by partition, as this process wrote it
         self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
+        self._continuity = Continuity(settings.kafka_bootstrap, self._namespaces, self._do)
         self.observed = Observed(self._namespaces)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.acknowledge: Acknowledge | None = None
@@ -169,8 +169,8 @@ class ApplyWorker:
                     self.observed.heartbeats(await migration_log.heartbeats(connection))
                 finally:
                     connection.terminate()
-                self._require_not_older(stored)
-                self._written |= stored
+                self._continuity.require_not_older(stored)
+                self._continuity.reached(stored)
                 return stored
             except Fatal as error:
                 raise self._fail(error) from None
@@ -182,11 +182,6 @@ class ApplyWorker:
                 _log.warning("offsets not read yet, trying again", reason=describe(error))
                 await asyncio.sleep(delay)
         raise AssertionError
-
-    def _require_not_older(self, stored: Mapping[tuple[str, int], int]) -> None:
-        if any(stored.get(place, 0) < offset for place, offset in self._written.items()):
-            # restored or failed over to an older state: Kafka must be read again from there (A2)
-            raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
 
     def lacks_topics(self, count: int) -> None:
         """End this worker, from any thread, so that the group assigns again: a start sees to the topics."""
@@ -215,11 +210,11 @@ class ApplyWorker:
                 continue
             began = loop.time()
             items = [item for chunk in batch for item in chunk.items]
-            following = await self._without_gap(batch)
+            following = await self._continuity.following(chunk.items for chunk in batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
             self.observed.applied(chunk.items for chunk in batch)
-            self._written |= following
+            self._continuity.reached(following)
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
             for chunk in batch:  # after COMMIT, in order: the last step of the chain
@@ -227,57 +222,8 @@ class ApplyWorker:
             if len(items) < _FEW:
                 await asyncio.sleep(_GATHER - (loop.time() - began))
 
-    async def _without_gap(self, batch: list[_Chunk]) -> dict[tuple[str, int], int]:
-        """Return each partition's next offset after a batch.
-
-        Sees that no record lies between what PostgreSQL has and what Kafka gave: none is skipped silently.
-        """
-        following: dict[tuple[str, int], int] = {}
-        for chunk in batch:
-            first, last = chunk.items[0], chunk.items[-1]
-            place = first.topic, first.partition
-            expected = following.get(place, self._written.get(place, 0))
-            if first.offset < expected and await self._is_another(place, expected):
-                await self._begin_again(place, first)
-                expected = first.offset
-            following[place] = max(expected, last.offset + 1)
-            if first.offset > expected:
-                await self._gap(first, first.offset - expected)
-        return following
-
-    async def _gap(self, first: Item, records: int) -> None:
-        namespace = self._namespaces[first.topic]
-        _log.error(
-            "Kafka no longer has records that were not applied; publish copies the collection again",
-            collection=namespace,
-            topic=first.topic,
-            partition=first.partition,
-            records=records,
-        )
-        await self._retrying(lambda: migration_log.invalidate_copy(self._connected(), namespace))
-
-    async def _is_another(self, place: tuple[str, int], expected: int) -> bool:
-        """Whether a partition ends before what was read of it: then its topic was deleted and made anew.
-
-        Else a rebalance has brought again what is read already.
-        """
-        topic, partition = place
-        ends = await end_offsets(self._settings.kafka_bootstrap, {topic: partition + 1})
-        return ends[place] < expected
-
-    async def _begin_again(self, place: tuple[str, int], first: Item) -> None:
-        namespace = self._namespaces[first.topic]
-        _log.error(
-            "a topic was deleted and made anew, perhaps with records that were not applied; "
-            "publish copies the collection again",
-            collection=namespace,
-            topic=first.topic,
-            partition=first.partition,
-        )
-        self._written[place] = first.offset
-        await self._retrying(
-            lambda: migration_log.begin_partition_again(self._connected(), place, first.offset, namespace)
-        )
+    async def _do(self, work: Work) -> None:
+        await self._retrying(lambda: work(self._connected()))
 
     def _full(self) -> bool:
         return self._records >= 2 * self._settings.apply_batch or self._fetched_bytes >= 2 * BATCH_BYTES
@@ -351,7 +297,7 @@ class ApplyWorker:
             connection = await self._connect()
         except Exception as error:
             raise Transient(str(error)) from None
-        self._require_not_older(await migration_log.offsets(connection))
+        self._continuity.require_not_older(await migration_log.offsets(connection))
         self._connection = connection
 
     async def _connect(self) -> asyncpg.Connection:

@@ -1,0 +1,87 @@
+"""Whether what Kafka gives follows on what PostgreSQL has: no record is skipped silently (PROTOCOL.md A2)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import structlog
+
+from worker.apply.batch import Item
+from worker.broker.offsets import end_offsets
+from worker.errors import Fatal
+from worker.postgres import migration_log
+from worker.postgres.connect import Connection
+from worker.postgres.migration_log import Partition
+
+_log = structlog.get_logger()
+
+Work = Callable[[Connection], Awaitable[None]]
+Do = Callable[[Work], Awaitable[None]]
+"""Does work in PostgreSQL, again and again until it is done."""
+
+
+class Continuity:
+    """The next offset of each partition, as PostgreSQL was last seen to have it."""
+
+    def __init__(self, bootstrap: str, namespaces: Mapping[str, str], do: Do) -> None:
+        self._bootstrap, self._namespaces, self._do = bootstrap, namespaces, do
+        self._next: dict[Partition, int] = {}
+
+    def require_not_older(self, stored: Mapping[Partition, int]) -> None:
+        """Raise `Fatal` where PostgreSQL has less than this worker wrote."""
+        if any(stored.get(place, 0) < offset for place, offset in self._next.items()):
+            # restored or failed over to an older state: Kafka must be read again from there
+            raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
+
+    def reached(self, offsets: Mapping[Partition, int]) -> None:
+        """Take note of offsets that PostgreSQL has."""
+        self._next |= offsets
+
+    async def following(self, chunks: Iterable[Sequence[Item]]) -> dict[Partition, int]:
+        """Return each partition's next offset after these chunks; tell of what does not follow on."""
+        following: dict[Partition, int] = {}
+        for items in chunks:
+            first, last = items[0], items[-1]
+            place = first.topic, first.partition
+            expected = following.get(place, self._next.get(place, 0))
+            if first.offset < expected and await self._is_another(place, expected):
+                await self._begin_again(place, first.offset)
+                expected = first.offset
+            following[place] = max(expected, last.offset + 1)
+            if first.offset > expected:
+                await self._gap(place, first.offset - expected)
+        return following
+
+    async def _gap(self, place: Partition, records: int) -> None:
+        namespace = self._namespaces[place[0]]
+        _log.error(
+            "Kafka no longer has records that were not applied; publish copies the collection again",
+            collection=namespace,
+            topic=place[0],
+            partition=place[1],
+            records=records,
+        )
+        await self._do(lambda connection: migration_log.invalidate_copy(connection, namespace))
+
+    async def _is_another(self, place: Partition, expected: int) -> bool:
+        """Whether a partition ends before what was read of it: then its topic was deleted and made anew.
+
+        Else a rebalance has brought again what is read already.
+        """
+        topic, partition = place
+        ends = await end_offsets(self._bootstrap, {topic: partition + 1})
+        return ends[place] < expected
+
+    async def _begin_again(self, place: Partition, offset: int) -> None:
+        namespace = self._namespaces[place[0]]
+        _log.error(
+            "a topic was deleted and made anew, perhaps with records that were not applied; "
+            "publish copies the collection again",
+            collection=namespace,
+            topic=place[0],
+            partition=place[1],
+        )
+        self._next[place] = offset
+        await self._do(
+            lambda connection: migration_log.begin_partition_again(connection, place, offset, namespace)
+        )
