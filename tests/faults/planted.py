@@ -17,7 +17,7 @@ class Bug(NamedTuple):
     wrong: str
 
 
-BUGS: dict[str, Bug] = {
+BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     # C6: the token is saved before Kafka has what comes before it.
     "token-before-acknowledgement": Bug(
         "worker/publish/window.py",
@@ -56,18 +56,25 @@ BUGS: dict[str, Bug] = {
         "if other is None or item.version > other.version:",
         "if other is None or item.version < other.version:",
     ),
-    # A2: offsets are durable before the rows are.
-    "offsets-before-rows": Bug(
-        "worker/apply/process.py",
-        "        tallies = await self._writer.write(self._connected(), items)\n        self.observed.committed(",
-        "        await self._connected().executemany(\n"
-        "            'INSERT INTO crossfade.partition_progress (topic, partition, next_offset, records, applied, '\n"
-        "            'superseded, absent, echo, switched, parked, dead_lettered, control) '\n"
-        "            'VALUES ($1, $2, $3, 0, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (topic, partition) DO UPDATE '\n"
-        "            'SET next_offset = greatest(partition_progress.next_offset, excluded.next_offset)',\n"
-        "            [(item.topic, item.partition, item.offset + 1) for item in items],\n"
-        "        )\n"
-        "        tallies = await self._writer.write(self._connected(), items)\n        self.observed.committed(",
+    # A2: offsets are durable before the rows are, and apply begins at them alone.
+    "offsets-before-rows": (
+        Bug(
+            "worker/apply/process.py",
+            "        tallies = await self._writer.write(self._connected(), items)\n        self.observed.committed(",
+            "        await self._connected().executemany(\n"
+            "            'INSERT INTO crossfade.partition_progress (topic, partition, next_offset, records, applied, '\n"
+            "            'superseded, absent, echo, switched, parked, dead_lettered, control) '\n"
+            "            'VALUES ($1, $2, $3, 0, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (topic, partition) DO UPDATE '\n"
+            "            'SET next_offset = greatest(partition_progress.next_offset, excluded.next_offset)',\n"
+            "            [(item.topic, item.partition, item.offset + 1) for item in items],\n"
+            "        )\n"
+            "        tallies = await self._writer.write(self._connected(), items)\n        self.observed.committed(",
+        ),
+        Bug(
+            "worker/broker/batch_consumer.py",
+            "min(offset or 0, durable.get((tp.topic, tp.partition), 0))",
+            "durable.get((tp.topic, tp.partition), 0)",
+        ),
     ),
     # A document that moves to another tenant keeps the child rows beyond its array's new end.
     "moved-with-old-children": Bug(
@@ -98,11 +105,12 @@ BUGS: dict[str, Bug] = {
 
 def plant(name: str, folder: Path) -> Path:
     """Copy the program with a bug in it; return the copy's folder."""
-    bug = BUGS[name]
+    bugs = BUGS[name]
     for package in ("worker", "topics", "schema", "examples"):
         shutil.copytree(ROOT / package, folder / package)
-    file = folder / bug.file
-    text = file.read_text()
-    assert text.count(bug.right) == 1, f"{name}: the text to change stands {text.count(bug.right)} times"
-    file.write_text(text.replace(bug.right, bug.wrong))
+    for bug in (bugs,) if isinstance(bugs, Bug) else bugs:
+        file = folder / bug.file
+        text = file.read_text()
+        assert text.count(bug.right) == 1, f"{name}: the text to change stands {text.count(bug.right)} times"
+        file.write_text(text.replace(bug.right, bug.wrong))
     return folder
