@@ -61,7 +61,7 @@ class Continuity:
             partition=place[1],
             records=records,
         )
-        await self._do(lambda connection: migration_log.invalidate_copy(connection, namespace))
+        await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
 
     async def _is_another(self, place: Partition, expected: int) -> bool:
         """Whether a partition ends before what was read of it: then its topic was deleted and made anew.

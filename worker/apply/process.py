@@ -115,13 +115,13 @@ class ApplyWorker:
         parent = self._numbers[tenant.parent.collection] if tenant and tenant.parent else None
         return Mapped(self._numbers[found.name], found.plan, parent)
 
-    def _heirs(self) -> dict[int, list[int]]:
-        """Return, by a collection's number, those of the collections whose documents have its tenants."""
-        heirs: dict[int, list[int]] = {}
+    def _heirs(self) -> dict[int, list[str]]:
+        """Return, by a collection's number, the namespaces of those whose documents have its tenants."""
+        heirs: dict[int, list[str]] = {}
         for name, mapping in self._mapping.collections.items():
             if mapping.tenant and mapping.tenant.parent:
                 above = self._numbers[mapping.tenant.parent.collection]
-                heirs.setdefault(above, []).append(self._numbers[name])
+                heirs.setdefault(above, []).append(str(self._mapping.logical(name)))
         return heirs
 
     async def _may_be_replica(self, connection: asyncpg.Connection) -> bool:

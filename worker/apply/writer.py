@@ -78,7 +78,7 @@ class BatchWriter:
         tables: Sequence[TargetTable],
         constraints: Constraints,
         *,
-        heirs: Mapping[int, Sequence[int]],
+        heirs: Mapping[int, Sequence[str]],
         replica: bool,
         mapping_changes: int,
     ) -> None:

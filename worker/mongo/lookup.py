@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
+from motor.motor_asyncio import AsyncIOMotorClientSession
 
 from topics import Collection, document_key
 from worker.mongo.client import RAW, Client
@@ -25,17 +26,11 @@ async def look_up(
         "batchSize": len(ids) + 1,
         "readConcern": {"level": "majority", "afterClusterTime": not_before},
     }
-    batch = "firstBatch"
     async with await client.start_session(causal_consistency=False) as session:
-        while True:
-            reply: Any = await database.command(command, codec_options=RAW, session=session)
-            cursor = reply["cursor"]
-            for document in cursor[batch]:
-                found[document_key(document["_id"])] = document
-            if not cursor["id"]:
-                return found
-            command = {"getMore": cursor["id"], "collection": collection.name}
-            batch = "nextBatch"
+        reply: Any = await database.command(command, codec_options=RAW, session=session)
+        async for document in _documents(database, collection, reply["cursor"], session):
+            found[document_key(document["_id"])] = document
+    return found
 
 
 async def absent(
@@ -58,9 +53,21 @@ async def absent(
                 break
             await asyncio.sleep(0.05)
         time: Timestamp = cursor["atClusterTime"]
-        present = {document_key(document["_id"]) for document in cursor["firstBatch"]}
-        while cursor["id"]:  # a reply ends at 16 MB, and ids may be long
-            more = {"getMore": cursor["id"], "collection": collection.name}
-            cursor = (await database.command(more, codec_options=RAW, session=session))["cursor"]
-            present |= {document_key(document["_id"]) for document in cursor["nextBatch"]}
+        documents = _documents(database, collection, cursor, session)
+        present = {document_key(document["_id"]) async for document in documents}
     return {key: id_ for key, id_ in ids.items() if key not in present}, time
+
+
+async def _documents(
+    database: Any, collection: Collection, cursor: Any, session: AsyncIOMotorClientSession
+) -> AsyncIterator[RawBSONDocument]:
+    """Yield every document of a command's cursor: a reply ends at 16 MB, and even ids may be long."""
+    batch = "firstBatch"
+    while True:
+        for document in cursor[batch]:
+            yield document
+        if not cursor["id"]:
+            return
+        more = {"getMore": cursor["id"], "collection": collection.name}
+        cursor = (await database.command(more, codec_options=RAW, session=session))["cursor"]
+        batch = "nextBatch"

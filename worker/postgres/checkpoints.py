@@ -68,7 +68,7 @@ WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
 """
 _BEGIN_REMOVAL = """
 UPDATE crossfade.collection SET copy_state = 'removing'
-WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
+WHERE namespace = $1 AND copies = $2 AND copy_state IN ('copying', 'removing') RETURNING true
 """
 _FINISH = """
 UPDATE crossfade.collection SET copy_state = 'copied', copy_finished_at = now()

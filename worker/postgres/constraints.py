@@ -13,6 +13,7 @@ from uuid import UUID
 
 from worker.mapping import TablePlan
 from worker.postgres.connect import Connection
+from worker.postgres.target import quoted
 
 
 class Refused(NamedTuple):
@@ -97,8 +98,8 @@ class _Query(NamedTuple):
 
 
 def _unique(name: str, plan: TablePlan, columns: list[str]) -> _Query:
-    table, first = _quoted(plan.table), _quoted(plan.key[0])
-    same = " AND ".join(f"o.{_quoted(column)} = m.{_quoted(column)}" for column in columns)
+    table, first = quoted(plan.table), quoted(plan.key[0])
+    same = " AND ".join(f"o.{quoted(column)} = m.{quoted(column)}" for column in columns)
     sql = (
         f"SELECT DISTINCT m.{first} FROM {table} m JOIN {table} o ON {same} "  # noqa: S608 - identifiers
         f"WHERE m.{first} = ANY($1::uuid[]) AND o.{first} <> ALL($1::uuid[])"
@@ -111,12 +112,12 @@ def _references(
 ) -> list[_Query]:
     if parent.key[0] not in parents:
         return []
-    table, first = _quoted(child.table), _quoted(child.key[0])
-    refers = _quoted(columns[parents.index(parent.key[0])])
-    given = " AND ".join(f"m.{_quoted(column)} IS NOT NULL" for column in columns)
-    same = " AND ".join(f"o.{_quoted(p)} = m.{_quoted(c)}" for c, p in zip(columns, parents, strict=True))
+    table, first = quoted(child.table), quoted(child.key[0])
+    refers = quoted(columns[parents.index(parent.key[0])])
+    given = " AND ".join(f"m.{quoted(column)} IS NOT NULL" for column in columns)
+    same = " AND ".join(f"o.{quoted(p)} = m.{quoted(c)}" for c, p in zip(columns, parents, strict=True))
     orphans = (
-        f"FROM {table} m WHERE {given} AND NOT EXISTS (SELECT FROM {_quoted(parent.table)} o WHERE {same})"
+        f"FROM {table} m WHERE {given} AND NOT EXISTS (SELECT FROM {quoted(parent.table)} o WHERE {same})"
     )
     tables = (child.table, parent.table)
     # The parent is not there, and none of the set has removed it. Another tenant's would not be seen: the
@@ -136,7 +137,3 @@ def _references(
         _Query(missing, tables, child.table, "foreign_key", name),
         _Query(needed, tables, parent.table, "foreign_key", name),
     ]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -106,10 +106,10 @@ async def heartbeats(connection: Connection) -> dict[Partition, datetime]:
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-async def invalidate_copy(connection: Connection, namespace: str) -> None:
-    """Say that a collection's rows may lack documents; publish copies it again."""
+async def invalidate_copies(connection: Connection, namespaces: Sequence[str]) -> None:
+    """Say that collections' rows may lack documents, or be stale; publish copies them again."""
     await connection.execute(
-        "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1", namespace
+        "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = ANY($1::text[])", namespaces
     )
 
 
@@ -130,14 +130,6 @@ async def begin_partition_again(
 ) -> None:
     """Say that a partition's offsets begin anew, and that its collection's rows may lack documents."""
     await connection.execute(_BEGIN_AGAIN, *place, offset, namespace)
-
-
-async def invalidate_copies(connection: Connection, numbers: Sequence[int]) -> None:
-    """Say the same of collections by number, in the caller's transaction."""
-    await connection.execute(
-        "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE collection_id = ANY($1::smallint[])",
-        numbers,
-    )
 
 
 _SETTLED = """

@@ -21,8 +21,8 @@ _AT_ONCE = 100_000
 
 
 def quoted(name: str) -> str:
-    """Return a checked identifier as SQL reads it."""
-    return f'"{name}"'
+    """Return an identifier, the mapping's or the catalog's, as SQL reads it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 class TargetTable:

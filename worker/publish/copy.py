@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import bson
@@ -128,6 +129,7 @@ class Copier:
         return progress.incarnation == self.incarnation.id
 
     async def _run(self, target: Target, progress: CopyProgress) -> None:
+        removing = progress.state == "removing" and self._ours(progress)
         if progress.state in ("copying", "removing") and self._ours(progress):
             place = _Place.of(target, progress)
         elif (begun := await self._begin(target, progress)) is not None:
@@ -135,12 +137,12 @@ class Copier:
         else:
             return
         try:
-            if progress.state != "removing" or not self._ours(progress):
+            if not removing:
                 _log.info("copy begins", collection=target.namespace, copy=place.number, after=place.copied)
                 await self._retried(target, place, self._copy)
             if place.number > 1 or not self.first_life:  # else nothing could be known that is gone
                 if not await self.checkpoints.begin_removal(target.namespace, place.number):
-                    await self._still_wanted(target, place)
+                    raise _NotWanted
                 await self._retried(target, place, self._remove)
             if not await self.checkpoints.finish_copy(target.namespace, place.number):
                 raise _NotWanted
@@ -150,7 +152,7 @@ class Copier:
             _log.info("copied", collection=target.namespace, documents=place.copied)
 
     async def _remove(self, target: Target, place: _Place) -> None:
-        still_wanted = lambda: self._still_wanted(target, place)  # noqa: E731
+        still_wanted = partial(self._still_wanted, target, place)
         gone = await self.removal.run(target, self.incarnation, place.began, still_wanted)
         _log.info("removed what MongoDB no longer has", collection=target.namespace, documents=gone)
         metrics.REMOVED.labels(target.namespace).inc(gone)
