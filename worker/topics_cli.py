@@ -157,7 +157,9 @@ async def _records(
             if count == limit:
                 return
         return
-    for record in await reader.newest(_NEWEST if limit is None else limit):
+    wanted = _NEWEST if limit is None else limit
+    newest = await reader.newest(wanted)
+    for record in newest if follow else newest[max(0, len(newest) - wanted) :]:
         yield record
     if follow:
         async for record in reader.following():

@@ -150,14 +150,14 @@ def nested(mapping: Mapping) -> Iterator[tuple[CollectionMapping | Child, Child]
 
 def _query(reference: Reference) -> str:
     """Return the query for the number of referring rows, and the first of their keys as text."""
-    key = ", ".join(f"t.{_written(name)}" for name in reference.key)
-    wanted = [f"t.{_written(name)}" for name in reference.columns]
+    key = ", ".join(f"t.{quoted(name)}" for name in reference.key)
+    wanted = [f"t.{quoted(name)}" for name in reference.columns]
     source, distinct = f"{reference.table} AS t", ""
     if reference.array:
         source += f", unnest({wanted[0]}) AS e(id)"
         wanted, distinct = ["e.id"], "DISTINCT "
     there = " AND ".join(
-        f"o.{_written(name)} = {value}" for name, value in zip(reference.target_columns, wanted, strict=True)
+        f"o.{quoted(name)} = {value}" for name, value in zip(reference.target_columns, wanted, strict=True)
     )
     set_ = " AND ".join(f"{value} IS NOT NULL" for value in wanted)
     columns = ", ".join(f"k{place}" for place in range(1, len(reference.key) + 1))
@@ -168,6 +168,3 @@ def _query(reference: Reference) -> str:
         f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
     )
 
-
-def _written(name: str) -> str:
-    return quoted(name.replace('"', '""'))  # a foreign key's columns need not be in the mapping
