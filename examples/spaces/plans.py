@@ -219,7 +219,9 @@ class Planner:
     def _redo(self) -> list[Step]:
         """Delete a document and insert another under its id, in one transaction."""
         known = self._take(["pages", "leads"])
-        return [self._deletion(known), self._insertion(known.collection, known.tenant, known)] if known else []
+        return (
+            [self._deletion(known), self._insertion(known.collection, known.tenant, known)] if known else []
+        )
 
 
 def _owned(steps: Sequence[Step]) -> list[Step]:
