@@ -58,7 +58,8 @@ async def _seeds(
 
 
 def _line(error: BaseException, most: int = 300) -> str:
-    return f"{type(error).__name__}: {str(error)[:most]}"
+    notes = "".join(f"\n    {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {str(error)[:most]}{notes}"
 
 
 async def _plants(root: Path, first: int, seeds: int, names: Sequence[str]) -> int:

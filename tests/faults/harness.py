@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.faults.faults import choose
 from tests.faults.run import Failed, Report, Run
 from tests.support.proxy import Proxy, proxy
@@ -51,6 +53,7 @@ async def run_seed(
     """Run one seed; `Failed` or an assertion says what went wrong. ``code``: the program's folder."""
     async with world(services, directory) as w, _proxied(w) as proxies:
         w.code = code or w.code
+        w.env["PYTHONFAULTHANDLER"] = "1"
         run = Run(w, services, seed, proxies, clocks)
         rng = run.rng
         w.env["CROSSFADE_COPY_CHUNK"] = str(rng.choice([20, 100, 500]))
@@ -59,6 +62,10 @@ async def run_seed(
         try:
             await _under_faults(run, seconds)
             await _at_rest(run)
+        except (Exception, pytest.fail.Exception) as error:
+            error.add_note(f"faults: {'; '.join(run.report.faults)}")
+            await run.tell_stacks()
+            raise
         finally:
             await run.end()
         return run.report

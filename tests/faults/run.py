@@ -84,6 +84,12 @@ class Run:
         for name in self.clocks.names:
             self.clocks.step(name, 0)
 
+    async def tell_stacks(self) -> None:
+        """Let every role's process write its threads' stacks to its log, which ends it."""
+        for name in self.roles:
+            self.signal(name, signal.SIGABRT)
+        await asyncio.sleep(1)
+
     def check(self) -> None:
         """Raise what ended the keeping of a role."""
         for task in self.roles.values():

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -123,9 +123,24 @@ class World:
                         return
         except TimeoutError:
             logs = "".join(path.read_text()[-2000:] for path in self.directory.glob("*.log"))
-            pytest.fail(f"not settled in {seconds} s\n{logs}")
+            pytest.fail(f"not settled in {seconds} s: {await self._state(connection)}\n{logs}")
         finally:
             await connection.close()
+
+    async def _state(self, connection: asyncpg.Connection) -> str:
+        """Tell how far everybody is."""
+        told: list[str] = []
+        for query in (
+            "SELECT token_time >> 32, saved_at FROM crossfade.checkpoint",
+            "SELECT namespace, copy_state FROM crossfade.collection WHERE copy_state <> 'copied'",
+            "SELECT state, count(*) FROM crossfade.dead_letter GROUP BY 1",
+            "SELECT topic, partition, next_offset FROM crossfade.partition_progress ORDER BY 1, 2",
+        ):
+            told += [str(tuple(row)) for row in await connection.fetch(query)]
+        with suppress(Exception):
+            async with asyncio.timeout(10):
+                told.append(f"ends {await self._ends()}")
+        return ", ".join(told).replace(f"{self.name}.", "")
 
     async def _published_and_copied(self, connection: asyncpg.Connection, at: int) -> None:
         token = "SELECT count(*) > 0 AND bool_and(token_time > $1) FROM crossfade.checkpoint"
@@ -164,8 +179,8 @@ class World:
         self, topics: Callable[[str], bool] = lambda name: True
     ) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
-        await consumer.start()
         try:
+            await consumer.start()
             names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
             partitions = [
                 TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
@@ -256,10 +271,12 @@ class World:
             records = [await consumer.getone() for _ in range(left)]
         random.Random(seed).shuffle(records)
         producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
-        await producer.start()
-        for record in records:
-            await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
-        await producer.stop()  # sends what is left
+        try:
+            await producer.start()
+            for record in records:
+                await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
+        finally:
+            await producer.stop()  # sends what is left
         return left
 
 
