@@ -57,16 +57,22 @@ async def _seeds(
     return passed, None
 
 
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
 def _line(error: BaseException, most: int = 300) -> str:
     notes = "".join(f"\n    {note}" for note in getattr(error, "__notes__", ()))
     return f"{type(error).__name__}: {str(error)[:most]}{notes}"
 
 
-async def _plants(root: Path, first: int, seeds: int, names: Sequence[str]) -> int:
+async def _plants(
+    root: Path, first: int, seeds: int, names: Sequence[str], told: Callable[[str], None]
+) -> int:
     """Plant each bug; return how many were not found."""
     missed = 0
     for name in names:
-        _, found = await _seeds(root / name, first, seeds, name, lambda line: None)
+        _, found = await _seeds(root / name, first, seeds, name, told)
         missed += found is None
         print(f"{name}: {f'found by seed {found}' if found else f'NOT found by {seeds} seeds'}", flush=True)
     print(f"{len(names)} planted, {len(names) - missed} found")
@@ -78,9 +84,10 @@ async def _main(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="crossfade-faults-") as made:
         root = given.keep or Path(made)
         if names:
-            return min(1, await _plants(root, given.first, given.seeds or 20, names))
+            quiet: Callable[[str], None] = _tell if given.plant else lambda line: None
+            return min(1, await _plants(root, given.first, given.seeds or 20, names, quiet))
         seeds = given.seeds or 5
-        passed, _ = await _seeds(root, given.first, seeds, None, lambda line: print(line, flush=True))
+        passed, _ = await _seeds(root, given.first, seeds, None, _tell)
     print(f"{seeds} seeds, {passed} passed")
     return 0 if passed == seeds else 1
 

@@ -142,7 +142,7 @@ async def send_again(run: Run) -> str:
 async def terminate_backend(run: Run) -> str:
     """End a random session of the program in PostgreSQL, as an administrator would."""
     told = "nobody"
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError):
+    try:
         connection: asyncpg.Connection = await asyncio.wait_for(run.w.connect(), 10)
         sessions = await connection.fetch(
             """SELECT pid, application_name FROM pg_stat_activity WHERE datname = current_database()
@@ -153,6 +153,8 @@ async def terminate_backend(run: Run) -> str:
             pid, told = run.rng.choice(sessions)
             await connection.fetchval("SELECT pg_terminate_backend($1)", pid, timeout=10)
         connection.terminate()
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        told = f"nobody ({type(error).__name__})"
     return f"terminate the session of {told}"
 
 
