@@ -108,12 +108,10 @@ async def silence(run: Run) -> str:
 
 async def refuse(run: Run) -> str:
     name, seconds = run.rng.choice(sorted(run.proxies)), run.rng.uniform(0.5, 4)
-    with run.away():
-        run.proxies[name].refuses = True
-        run.proxies[name].cut()
-        await asyncio.sleep(seconds)
-        run.proxies[name].refuses = False
-        await asyncio.sleep(1)
+    run.proxies[name].refuses = True
+    run.proxies[name].cut()
+    await asyncio.sleep(seconds)
+    run.proxies[name].refuses = False
     return f"no connections to {name} for {seconds:.1f} s"
 
 
@@ -204,11 +202,14 @@ async def lose_open_transaction(run: Run) -> str:
 
 
 async def die_in_transaction(run: Run) -> str:
-    """Kill the publisher while it follows a transaction that changes each of its documents twice."""
+    """Kill the publisher half-way through a transaction that changes each of its documents twice.
+
+    So that it saves a token meanwhile, if it takes one for safe, MongoDB's replies are slow.
+    """
     leads = await _leads(run, _LONG)
     collection = run.w.mongo["leads"]
-    at, seconds = run.rng.uniform(0.05, 0.25), run.rng.uniform(1, 5)
-    run.proxies["mongod"].delay = at
+    before = await _sent(run, 0)
+    run.proxies["mongod"].delay = 0.15
     try:
         async with await run.w.client.start_session() as session, session.start_transaction():
             await collection.insert_many(leads, session=session)
@@ -221,10 +222,25 @@ async def die_in_transaction(run: Run) -> str:
     else:
         for lead in leads:
             run.w.ledger.record("leads", lead["_id"], lead)
-    await asyncio.sleep(seconds)
+    sent = await _sent(run, before + _LONG + 100)
+    await asyncio.sleep(1.3)  # it saves every second
     run.signal("publish")
     run.proxies["mongod"].delay = 0.0
-    return f"a transaction of {2 * _LONG} changes, kill publish {seconds:.1f} s after it"
+    return f"a transaction of {2 * _LONG} changes, kill publish after {sent - before}"
+
+
+async def _sent(run: Run, least: int) -> int:
+    """Wait until the stream has sent so many changes of leads, a while at most; return how many."""
+    sent = 0
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(20):
+            while True:
+                ends = await run.w.ends()
+                sent = sum(end for (topic, _), end in ends.items() if topic.endswith(".leads"))
+                if sent >= least:
+                    break
+                await asyncio.sleep(0.1)
+    return sent
 
 
 async def _leads(run: Run, count: int) -> list[Document]:

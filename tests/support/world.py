@@ -114,9 +114,9 @@ class World:
             async with asyncio.timeout(seconds):
                 while True:
                     await self._published_and_copied(connection, at.time << 32 | at.inc)
-                    reached = await self._applied(connection, await self._ends())
+                    reached = await self._applied(connection, await self.ends())
                     # Where more was applied than there is, a topic was deleted, which apply is yet to notice.
-                    ends = await self._ends()
+                    ends = await self.ends()
                     if all(reached[place] <= ends[place] for place in reached) and await self._copied(
                         connection
                     ):
@@ -139,7 +139,7 @@ class World:
             told += [str(tuple(row)) for row in await connection.fetch(query)]
         with suppress(Exception):
             async with asyncio.timeout(10):
-                told.append(f"ends {await self._ends()}")
+                told.append(f"ends {await self.ends()}")
         return ", ".join(told).replace(f"{self.name}.", "")
 
     async def _published_and_copied(self, connection: asyncpg.Connection, at: int) -> None:
@@ -151,7 +151,7 @@ class World:
         query = "SELECT count(*) >= $1 AND bool_and(copy_state = 'copied') FROM crossfade.collection"
         return await connection.fetchval(query, len(self.mapping.collections))
 
-    async def _ends(self) -> dict[tuple[str, int], int]:
+    async def ends(self) -> dict[tuple[str, int], int]:
         """Return every partition's end. A broker that has just started may not list all."""
         ends: dict[TopicPartition, int] = {}
         while len(ends) < 2 * len(self.mapping.collections) * PARTITIONS:
