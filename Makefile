@@ -35,10 +35,10 @@ ifdef PIPELINE
 endif
 
 # Seeded runs under faults; each says how to repeat it.
-SEEDS ?= 5
+SEEDS ?=
 FIRST ?= 1
 faults: $(STAMP)
-	$(BIN)/python -m tests.faults --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

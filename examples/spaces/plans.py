@@ -24,10 +24,12 @@ KINDS = {
     "insert": 12,
     "delete": 5,
     "reinsert": 3,
-    "move": 1,
+    "move": 2,
     "submit_form": 4,
     "add_user": 2,
     "delete_user": 1,
+    "revise": 3,
+    "redo": 1,
 }
 _SHARES = {"tenants": 1, "users": 25, "passwords": 4, "forms": 5, "pages": 30, "leads": 35}
 _LIMIT = 5000
@@ -69,15 +71,15 @@ class Planner:
         for step, document in zip(steps, documents, strict=True):
             if document is not None:
                 step.known.see(document)
-        for known in _owned(steps):
-            gone = steps[-1].do is Do.DELETE
-            (self._deleted if gone else self._pools[known.collection]).give(known)
+        for last in _owned(steps):
+            gone = last.do is Do.DELETE
+            (self._deleted if gone else self._pools[last.collection]).give(last.known)
 
     def release(self, steps: Sequence[Step]) -> None:
         """Give the documents of steps that were not done back, as they are known."""
         if steps[0].do is not Do.INSERT:
-            for known in _owned(steps):
-                self._pools[known.collection].give(known)
+            for last in _owned(steps):
+                self._pools[last.collection].give(last.known)
 
     def _take(self, names: Sequence[str], fits: Callable[[Known], bool] = lambda known: True) -> Known | None:
         name = self._rng.choices(names, [_SHARES[name] for name in names])[0]
@@ -201,7 +203,28 @@ class Planner:
             return []
         return [self._deletion(user.password), self._deletion(user)]
 
+    def _revise(self) -> list[Step]:
+        """Change two documents in one transaction, the first of them before and after the second."""
+        first = self._take(["pages", "leads"])
+        if first is None:
+            return []
+        second = self._take(["pages", "leads"], lambda known: known.tenant == first.tenant)
+        begun, other, ended = (
+            self._update(one, lambda known: edits.assign(self._make, known.collection))
+            for one in (first, second, first)
+        )
+        ended[0].expects = begun[0].stamp
+        return [*begun, *other, *ended]
 
-def _owned(steps: Sequence[Step]) -> list[Known]:
-    """Return the documents of the steps that live in a pool: all but the passwords of loose users."""
-    return [step.known for step in steps if step.collection != "passwords" or not step.known.loose]
+    def _redo(self) -> list[Step]:
+        """Delete a document and insert another under its id, in one transaction."""
+        known = self._take(["pages", "leads"])
+        return (
+            [self._deletion(known), self._insertion(known.collection, known.tenant, known)] if known else []
+        )
+
+
+def _owned(steps: Sequence[Step]) -> list[Step]:
+    """Return the last step of each document that lives in a pool: all but the passwords of loose users."""
+    last = {id(step.known): step for step in steps}
+    return [step for step in last.values() if step.collection != "passwords" or not step.known.loose]

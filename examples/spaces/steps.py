@@ -7,6 +7,9 @@ Therefore every step names the state it starts from, by the document's stamp, an
 - update, replace, delete: the document must bear the old stamp. Tried again after success, it matches
   nothing, and what is there (the new stamp, or no document) says that it has happened. Arriving late, after a
   later step, it matches nothing either, because no stamp is used twice.
+
+A transaction may change a document several times. Its last step tells whether it was committed, so that one
+must lead to a state which the transaction did not find.
 """
 
 from __future__ import annotations
@@ -123,11 +126,18 @@ class Executor:
         if again and _bears(steps[-1], await self._present(steps[-1])):
             return [await self._present(step) for step in steps]
         # One try: the driver's own loop goes on for two minutes, even when the writer has been stopped.
-        async with (
-            await self._client.start_session() as session,
-            session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=self._majority),
-        ):
-            return [await self._do(step, session) for step in steps]
+        try:
+            async with (
+                await self._client.start_session() as session,
+                session.start_transaction(read_concern=ReadConcern("snapshot"), write_concern=self._majority),
+            ):
+                return [await self._do(step, session) for step in steps]
+        except Conflict:
+            # An earlier try may have been committed just now; an earlier state of a document that it has
+            # changed twice is nowhere to be seen.
+            if not _bears(steps[-1], await self._present(steps[-1])):
+                raise
+            return [await self._present(step) for step in steps]
 
     async def _do(self, step: Step, session: Any) -> Document | None:
         collection = self._database[step.collection]

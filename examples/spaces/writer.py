@@ -138,7 +138,7 @@ class Writer:
 
     async def _look_again(self, steps: Sequence[Step]) -> None:
         """Learn the present state of documents that somebody else has changed; forget those that are gone."""
-        for step in steps:
+        for step in {id(step.known): step for step in reversed(steps)}.values():  # each document's first
             try:
                 if step.do is not Do.INSERT and await self._executor.refresh(step.known):
                     self._planner.release([step])

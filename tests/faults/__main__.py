@@ -8,53 +8,86 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.faults import planted
 from tests.faults.harness import run_seed
+from tests.support.wall_clock import WallClocks
 from worker.embedded import Services
 
 
-async def _main(first: int, seeds: int, plant: str | None, keep: Path | None) -> int:
-    passed = 0
+async def _seeds(
+    root: Path, first: int, seeds: int, plant: str | None, told: Callable[[str], None]
+) -> tuple[int, int | None]:
+    """Run seeds one after the other; return how many passed, and which one found the planted bug."""
+    passed, clocks = 0, WallClocks()
+    code = planted.plant(plant, root / "code") if plant else None
+    services = await Services.up(root / "services")
+    try:
+        if clocks.compiler:
+            await clocks.give(services)
+        else:
+            told("no clock is stepped: that takes a C compiler (cc)")
+        for seed in range(first, first + seeds):
+            directory = root / f"seed-{seed}"
+            began = time.monotonic()
+            try:
+                report = await run_seed(services, directory, seed, code=code, clocks=clocks)
+            except (Exception, pytest.fail.Exception) as error:
+                if plant:
+                    told(f"seed {seed}: {_line(error)}")
+                    return passed, seed
+                told(f"seed {seed}: FAILED: {_line(error, 1500)}")
+                if not isinstance(error, AssertionError):
+                    traceback.print_exc()
+                told(f"    repeat it: make faults SEEDS=1 FIRST={seed}")
+                continue
+            passed += 1
+            took = time.monotonic() - began
+            told(
+                f"seed {seed}: passed in {took:.0f} s, {report.changes} changes, "
+                f"{report.restarts} restarts; {'; '.join(report.faults)}"
+            )
+    finally:
+        await Services.down(root / "services")
+        clocks.remove()
+    return passed, None
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _line(error: BaseException, most: int = 300) -> str:
+    notes = "".join(f"\n    {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {str(error)[:most]}{notes}"
+
+
+async def _plants(
+    root: Path, first: int, seeds: int, names: Sequence[str], told: Callable[[str], None]
+) -> int:
+    """Plant each bug; return how many were not found."""
+    missed = 0
+    for name in names:
+        _, found = await _seeds(root / name, first, seeds, name, told)
+        missed += found is None
+        print(f"{name}: {f'found by seed {found}' if found else f'NOT found by {seeds} seeds'}", flush=True)
+    print(f"{len(names)} planted, {len(names) - missed} found")
+    return missed
+
+
+async def _main(given: argparse.Namespace) -> int:
+    names = sorted(planted.BUGS) if given.plants else [given.plant] if given.plant else []
     with tempfile.TemporaryDirectory(prefix="crossfade-faults-") as made:
-        root = keep or Path(made)
-        code = planted.plant(plant, root / "code") if plant else None
-        services = await Services.up(root / "services")
-        try:
-            for seed in range(first, first + seeds):
-                directory = root / f"seed-{seed}"
-                directory.mkdir(parents=True)
-                began = time.monotonic()
-                try:
-                    report = await run_seed(services, directory, seed, code=code)
-                except (Exception, pytest.fail.Exception) as error:
-                    told = f"{type(error).__name__}: {str(error)[:1500]}"
-                    if plant:
-                        print(f"seed {seed}: {told}\n{plant}: found by seed {seed}")
-                        return 0
-                    print(f"seed {seed}: FAILED: {told}")
-                    if not isinstance(error, AssertionError):
-                        traceback.print_exc()
-                    again = f"make faults SEEDS=1 FIRST={seed}" + (
-                        f" ARGS='--plant {plant}'" if plant else ""
-                    )
-                    print(f"    repeat it: {again}", flush=True)
-                    continue
-                passed += 1
-                took = time.monotonic() - began
-                print(
-                    f"seed {seed}: passed in {took:.0f} s, {report.changes} changes, "
-                    f"{report.restarts} restarts; {'; '.join(report.faults)}",
-                    flush=True,
-                )
-        finally:
-            await Services.down(root / "services")
-    if plant:
-        print(f"{plant}: not found by {seeds} seeds")
-        return 1
+        root = given.keep or Path(made)
+        if names:
+            quiet: Callable[[str], None] = _tell if given.plant else lambda line: None
+            return min(1, await _plants(root, given.first, given.seeds or 20, names, quiet))
+        seeds = given.seeds or 5
+        passed, _ = await _seeds(root, given.first, seeds, None, _tell)
     print(f"{seeds} seeds, {passed} passed")
     return 0 if passed == seeds else 1
 
@@ -62,13 +95,14 @@ async def _main(first: int, seeds: int, plant: str | None, keep: Path | None) ->
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=int, help="how many: 5, or with a planted bug 20 at most")
     parser.add_argument(
         "--plant", choices=sorted(planted.BUGS), help="run a copy of the program with this bug"
     )
+    parser.add_argument("--plants", action="store_true", help="plant each bug in turn; 1 if any is not found")
     parser.add_argument("--keep", type=Path, help="keep logs and services' data in this folder")
     given = parser.parse_args()
-    sys.exit(asyncio.run(_main(given.first, given.seeds, given.plant, given.keep)))
+    sys.exit(asyncio.run(_main(given)))
 
 
 if __name__ == "__main__":

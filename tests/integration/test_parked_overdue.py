@@ -34,3 +34,15 @@ async def test_a_collection_that_left_the_mapping_keeps_no_parked_event_alive(
             connection, most=9, size=9, overdue_after=60, topics=["c.s.pages", "c.s.pages.copy"]
         )
         assert letter.overdue is overdue
+
+
+async def test_a_clock_that_was_set_back_keeps_no_parked_event_waiting(spaces_database: Database) -> None:
+    async with spaces_database.connect("crossfade_sync") as connection:
+        await connection.execute(BEAT, "c.s.pages", 0)
+        await connection.execute(PARKED)
+        for ahead, due in (("2 hours", 1), ("20 seconds", 0)):
+            await connection.execute(
+                f"UPDATE crossfade.dead_letter SET next_attempt_at = now() + interval '{ahead}'"
+            )
+            taken = await take_parked(connection, most=9, size=9, overdue_after=60, topics=["c.s.pages"])
+            assert len(taken) == due, ahead

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -104,47 +104,83 @@ class World:
         await self.until_value(reached, 1)
 
     async def settled(self, seconds: float = 90) -> None:
-        """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
-        marker = await self.mongo.command("serverStatus")
-        collections = len(self.mapping.collections)
+        """Wait until all that MongoDB has now is in Kafka, all is copied, and all that Kafka holds applied.
+
+        By clusterTimes and offsets, never by clocks, which tests step.
+        """
+        at = (await self.mongo.command("ping"))["operationTime"]
         connection = await self.connect()
         try:
             async with asyncio.timeout(seconds):
-                while not await connection.fetchval(  # noqa: ASYNC110
-                    """SELECT (SELECT count(*) = $2 AND min(heartbeat_at) > $1::timestamptz FROM
-                           crossfade.partition_progress WHERE heartbeat_at IS NOT NULL)
-                       AND (SELECT bool_and(copy_state = 'copied') FROM crossfade.collection)""",
-                    marker["localTime"],
-                    collections * PARTITIONS,
-                ):
-                    await asyncio.sleep(0.1)
-                async with self._consumer() as (consumer, partitions):
-                    ends = await consumer.end_offsets(partitions)
-                while not await connection.fetchval(  # noqa: ASYNC110
-                    """SELECT NOT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')
-                       AND NOT EXISTS (
-                           SELECT FROM unnest($1::text[], $2::integer[], $3::bigint[])
-                               AS k(topic, partition, ends)
-                           LEFT JOIN crossfade.partition_progress p USING (topic, partition)
-                           WHERE coalesce(p.next_offset, 0) < k.ends)""",
-                    [place.topic for place in ends],
-                    [place.partition for place in ends],
-                    list(ends.values()),
-                ):
-                    await asyncio.sleep(0.1)
+                while True:
+                    await self._published_and_copied(connection, at.time << 32 | at.inc)
+                    reached = await self._applied(connection, await self.ends())
+                    # Where more was applied than there is, a topic was deleted, which apply is yet to notice.
+                    ends = await self.ends()
+                    if all(reached[place] <= ends[place] for place in reached) and await self._copied(
+                        connection
+                    ):
+                        return
         except TimeoutError:
             logs = "".join(path.read_text()[-2000:] for path in self.directory.glob("*.log"))
-            pytest.fail(f"not settled in {seconds} s\n{logs}")
+            pytest.fail(f"not settled in {seconds} s: {await self._state(connection)}\n{logs}")
         finally:
             await connection.close()
+
+    async def _state(self, connection: asyncpg.Connection) -> str:
+        """Tell how far everybody is."""
+        told: list[str] = []
+        for query in (
+            "SELECT token_time >> 32, saved_at FROM crossfade.checkpoint",
+            "SELECT namespace, copy_state FROM crossfade.collection WHERE copy_state <> 'copied'",
+            "SELECT state, count(*) FROM crossfade.dead_letter GROUP BY 1",
+            "SELECT topic, partition, next_offset FROM crossfade.partition_progress ORDER BY 1, 2",
+        ):
+            told += [str(tuple(row)) for row in await connection.fetch(query)]
+        with suppress(Exception):
+            async with asyncio.timeout(10):
+                told.append(f"ends {await self.ends()}")
+        return ", ".join(told).replace(f"{self.name}.", "")
+
+    async def _published_and_copied(self, connection: asyncpg.Connection, at: int) -> None:
+        token = "SELECT count(*) > 0 AND bool_and(token_time > $1) FROM crossfade.checkpoint"
+        while not (await connection.fetchval(token, at) and await self._copied(connection)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    async def _copied(self, connection: asyncpg.Connection) -> bool:
+        query = "SELECT count(*) >= $1 AND bool_and(copy_state = 'copied') FROM crossfade.collection"
+        return await connection.fetchval(query, len(self.mapping.collections))
+
+    async def ends(self) -> dict[tuple[str, int], int]:
+        """Return every partition's end. A broker that has just started may not list all."""
+        ends: dict[TopicPartition, int] = {}
+        while len(ends) < 2 * len(self.mapping.collections) * PARTITIONS:
+            async with self._consumer() as (consumer, partitions):
+                ends = await consumer.end_offsets(partitions)
+        return {(place.topic, place.partition): end for place, end in ends.items()}
+
+    async def _applied(
+        self, connection: asyncpg.Connection, ends: dict[tuple[str, int], int]
+    ) -> dict[tuple[str, int], int]:
+        """Wait until everything before these ends is applied; return how far."""
+        while True:
+            rows = await connection.fetch(
+                "SELECT topic, partition, next_offset FROM crossfade.partition_progress"
+            )
+            reached = {(row[0], row[1]): row[2] for row in rows if (row[0], row[1]) in ends}
+            behind = any(reached.get(place, 0) < end for place, end in ends.items())
+            parked = "SELECT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')"
+            if not behind and not await connection.fetchval(parked):
+                return reached
+            await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def _consumer(
         self, topics: Callable[[str], bool] = lambda name: True
     ) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
-        await consumer.start()
         try:
+            await consumer.start()
             names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
             partitions = [
                 TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
@@ -228,15 +264,19 @@ class World:
     async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
         """Send every record of these topics once more, in random order; return how many."""
         async with self._consumer(topics) as (consumer, partitions):
+            if not partitions:
+                return 0
             await consumer.seek_to_beginning()
             left = sum((await consumer.end_offsets(partitions)).values())
             records = [await consumer.getone() for _ in range(left)]
         random.Random(seed).shuffle(records)
         producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
-        await producer.start()
-        for record in records:
-            await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
-        await producer.stop()  # sends what is left
+        try:
+            await producer.start()
+            for record in records:
+                await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
+        finally:
+            await producer.stop()  # sends what is left
         return left
 
 

@@ -62,11 +62,12 @@ class Parked(NamedTuple):
 # With an event whose time has come, what else is parked of its tenant comes along: events that fit only
 # together, parked at different times, would otherwise each be tried when the others are not. Overdue is told
 # by the stream's clock: what an event waits for may lie in Kafka, unread, or in a copy that is under way. The
-# clock of a topic that is no longer read, of a collection that left the mapping, stands still.
+# clock of a topic that is no longer read, of a collection that left the mapping, stands still. No event waits
+# for longer than half a minute: a later time was set by a clock that has been set back since.
 _TAKE_PARKED = """
 WITH due AS MATERIALIZED (
     SELECT dead_letter_id, tenant_id FROM crossfade.dead_letter
-    WHERE state = 'parked' AND next_attempt_at <= now()
+    WHERE state = 'parked' AND (next_attempt_at <= now() OR next_attempt_at > now() + interval '1 minute')
     ORDER BY next_attempt_at, dead_letter_id LIMIT $1
 ), wanted AS (
     SELECT dead_letter_id FROM due
