@@ -28,6 +28,10 @@ UNUSABLE = (TimeoutError, asyncpg.InternalClientError)
 FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """Whatever a statement may raise that is no bug."""
 
+_STRANGE_SESSION = (
+    "prepared statements come and go: a pooler in between that was not noticed; connect past it, or let it "
+    "pool by session"
+)
 _TABLE: dict[str, tuple[Action, str]] = {
     "23503": (
         Action.PARK,
@@ -50,6 +54,8 @@ _TABLE: dict[str, tuple[Action, str]] = {
     "25": (Action.RETRY, "the transaction was ended from outside"),
     "42501": (Action.STOP, "the sync role lacks a privilege; run `crossfade schema apply`"),
     "42": (Action.STOP, "a table or column is missing or different; run `crossfade schema apply`"),
+    "42P05": (Action.STOP, _STRANGE_SESSION),
+    "26": (Action.STOP, _STRANGE_SESSION),
     "3F": (Action.STOP, "a schema is missing; run `crossfade schema apply`"),
     "28": (Action.STOP, "the user or password is refused; check CROSSFADE_POSTGRES_DSN"),
     "3D": (Action.STOP, "the database is missing; check CROSSFADE_POSTGRES_DSN"),
