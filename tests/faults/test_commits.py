@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from tests.support.letters import letters
 from tests.support.proxy import Proxy, See, proxy
 from tests.support.world import World, world
@@ -15,7 +14,7 @@ _COMMIT = b"COMMIT;\0"
 
 
 class Cutter:
-    """Cuts connections at every ``every``-th COMMIT, before it arrives and before its answer does by turns."""
+    """Cuts connections at every n-th COMMIT: by turns before it arrives, and before its answer does."""
 
     def __init__(self, through: Proxy, every: int) -> None:
         self._every, self._commits = every, 0

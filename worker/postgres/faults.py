@@ -23,8 +23,6 @@ class Action(Enum):
 
 # asyncpg says InternalClientError when a server dies between two messages of one statement.
 CONNECTION_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-UNUSABLE = (TimeoutError, asyncpg.InternalClientError)
-"""After these a connection still looks open, and must be ended."""
 FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """Whatever a statement may raise that is no bug."""
 
@@ -95,6 +93,16 @@ RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "data", "concurrent", 
 ``concurrent``: another worker was first."""
 
 
+def unusable(error: BaseException) -> bool:
+    """Whether the connection must be ended, though it still looks open.
+
+    A server that has become a standby stays one, and another may be the primary by now.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return _field(error, "sqlstate") == "25006"
+    return isinstance(error, TimeoutError | asyncpg.InternalClientError)
+
+
 def retry_reason(error: BaseException) -> str:
     """Return the class, one of few, of an error after which a transaction is begun again."""
     if isinstance(error, asyncpg.PostgresError):
@@ -108,6 +116,8 @@ def retry_reason(error: BaseException) -> str:
 
 def action_for(error: BaseException) -> tuple[Action, str]:
     """Return what to do about an error, and why in words."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Action.RETRY, "a table that a prepared statement reads was altered"
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
         if code[:1] in _CHOSEN and code[:2] not in _NOT_CHOSEN:

@@ -26,8 +26,8 @@ async def is_pooled(connection: asyncpg.Connection) -> bool:
 class PooledConnection(asyncpg.Connection):
     """Puts each statement with results or arguments into a transaction; it must be opened without a cache.
 
-    asyncpg first asks what the statement's types are, and for one that it has not met changes a setting of the
-    session and sets it back. Outside a transaction each step could reach another session.
+    asyncpg first asks what the statement's types are, and for one that it has not met changes a setting of
+    the session and sets it back. Outside a transaction each step could reach another session.
     """
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
