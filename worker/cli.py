@@ -29,6 +29,7 @@ from worker.status import status
 from worker.topics_cli import topics
 
 _SWITCH_SECONDS = 0.0005
+_STOP_WITHIN = 9.5  # seconds; supervisors commonly kill after 10
 Role = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
@@ -66,6 +67,18 @@ main.add_command(status)
 main.add_command(topics)
 
 
+async def _end_overdue(role: str, stop: asyncio.Event) -> None:
+    """End the process when it has not ended in time: a service that it waits for may be away for long.
+
+    Nothing is lost, as by any kill: what was under way is done again at the next start.
+    """
+    await stop.wait()
+    await asyncio.sleep(_STOP_WITHIN)
+    click.echo(f"crossfade {role}: ended with work under way, which the next start does again", err=True)
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def _serve(role: str, run: Role) -> None:
     """Run one role until SIGTERM or SIGINT."""
     settings = load()
@@ -75,7 +88,10 @@ def _serve(role: str, run: Role) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        overdue = asyncio.create_task(_end_overdue(role, stop)) if role != "run" else None
         await run(settings, stop)
+        if overdue is not None:
+            overdue.cancel()
 
     # Faust runs the Kafka consumer in a thread with a loop of its own: by this policy it is uvloop's too. And
     # neither loop waits 5 ms, the default, for the other to let go of the interpreter.

@@ -34,8 +34,26 @@ class Continuity:
             raise Fatal("PostgreSQL is older than what this worker wrote; starting again from its offsets")
 
     def reached(self, offsets: Mapping[Partition, int]) -> None:
-        """Take note of offsets that PostgreSQL has."""
-        self._next |= offsets
+        """Take note of offsets that PostgreSQL has.
+
+        They may come late: read for a new assignment, while the writer committed a batch.
+        """
+        for place, offset in offsets.items():
+            self._next[place] = max(offset, self._next.get(place, 0))
+
+    async def skipped(
+        self, connection: Connection, stored: Mapping[Partition, int], earliest: Mapping[Partition, int]
+    ) -> dict[Partition, int]:
+        """Return where to go on in partitions whose next records Kafka no longer has; tell of each.
+
+        Asked when partitions are assigned: where nothing new arrives, as in a copy's topic, nothing else
+        would show it.
+        """
+        lost = {place: first for place, first in earliest.items() if stored.get(place, 0) < first}
+        for place, first in lost.items():
+            namespace = self._tell_gap(place, first - stored.get(place, 0))
+            await migration_log.skip(connection, place, first, namespace)
+        return lost
 
     async def following(self, chunks: Iterable[Sequence[Item]]) -> dict[Partition, int]:
         """Return each partition's next offset after these chunks; tell of what does not follow on."""
@@ -53,6 +71,10 @@ class Continuity:
         return following
 
     async def _gap(self, place: Partition, records: int) -> None:
+        namespace = self._tell_gap(place, records)
+        await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
+
+    def _tell_gap(self, place: Partition, records: int) -> str:
         namespace = self._namespaces[place[0]]
         _log.error(
             "Kafka no longer has records that were not applied; publish copies the collection again",
@@ -61,7 +83,7 @@ class Continuity:
             partition=place[1],
             records=records,
         )
-        await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
+        return namespace
 
     async def _is_another(self, place: Partition, expected: int) -> bool:
         """Whether a partition ends before what was read of it: then its topic was deleted and made anew.

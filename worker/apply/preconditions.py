@@ -1,15 +1,23 @@
-"""What must hold before apply writes its first row."""
+"""What must hold before apply writes its first row, and from then on."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import structlog
 
+from worker.errors import ServiceUnavailable
 from worker.mapping import Mapping
-from worker.postgres.connect import Connection
+from worker.postgres.connect import Connection, connect
+from worker.postgres.faults import FAULTS
 from worker.postgres.migration_log import offsets
 from worker.postgres.tables import require_tables
+from worker.postgres.triggers import Disabled, disabled, remedy
 
 _log = structlog.get_logger()
+LOOK_EVERY = 5.0  # seconds between looks at the live tables
+_ANSWER_WITHIN = 10.0  # seconds
 
 
 async def require(connection: Connection, mapping: Mapping) -> None:
@@ -20,3 +28,36 @@ async def require(connection: Connection, mapping: Mapping) -> None:
         _log.warning(
             "MongoDB cannot refuse this collection's writes by tenant", collection=name, reason=reason
         )
+
+
+async def watch(dsn: str, mapping: Mapping) -> None:
+    """Look at the live tables again and again; raise a `SchemaError` when they no longer fit.
+
+    Most changes of a table stop a batch. But a type that rounds would change values, and a column that no
+    document fills make a dead letter of every event.
+    """
+    told: set[Disabled] = set()
+    while True:
+        with suppress(ServiceUnavailable, *FAULTS):  # the writer tells of these
+            connection = await connect(dsn, "apply tables", statement_timeout=_ANSWER_WITHIN)
+            try:
+                while True:
+                    await require_tables(connection, mapping)
+                    told = _tell(set(await disabled(connection, mapping)), told)
+                    await asyncio.sleep(LOOK_EVERY)
+            finally:
+                connection.terminate()
+        await asyncio.sleep(LOOK_EVERY)
+
+
+def _tell(found: set[Disabled], told: set[Disabled]) -> set[Disabled]:
+    for one in sorted(found - told):
+        _log.error(
+            "a trigger is disabled: rows lack what it makes",
+            table=one.table,
+            trigger=one.trigger,
+            remedy=remedy(one),
+        )
+    for one in sorted(told - found):
+        _log.info("a trigger is enabled again", table=one.table, trigger=one.trigger)
+    return found

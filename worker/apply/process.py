@@ -22,14 +22,16 @@ from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
-from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
+from worker.errors import CrossfadeError, Fatal, SchemaError, ServiceUnavailable, Transient
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes, load
 from worker.postgres import dead_letters, mapping_versions, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.constraints import Constraints
-from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
+from worker.postgres.migration_log import Partition
 from worker.postgres.replication import why_no_replica
+from worker.postgres.tables import require_tables
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -94,6 +96,11 @@ class ApplyWorker:
                 "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
                 remedy="run `crossfade schema apply --target spaces`",
             ) from None
+        except FAULTS as error:
+            told = action_for(error)[1]
+            raise ServiceUnavailable(
+                f"PostgreSQL refuses apply's start ({describe(error)})", remedy=told
+            ) from None
         for name in self._mapping.collections:
             self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]
         self._writer = BatchWriter(
@@ -152,8 +159,10 @@ class ApplyWorker:
             self._room.clear()
         self._arrived.set()
 
-    async def durable_offsets(self) -> Mapping[tuple[str, int], int]:
+    async def durable_offsets(self, earliest: Mapping[Partition, int]) -> Mapping[Partition, int]:
         """Return PostgreSQL's offsets over a connection of its own: the writer's may be in a transaction.
+
+        Where Kafka's ``earliest`` is past one, its records are lost, and no later one may ever tell.
 
         Faust gives an assignment 30 s, and after that would hold its partitions without ever reading them. So
         this worker ends before, and whoever supervises it starts it again.
@@ -166,10 +175,11 @@ class ApplyWorker:
                 )
                 try:
                     stored = await migration_log.offsets(connection)
+                    self._continuity.require_not_older(stored)
+                    stored |= await self._continuity.skipped(connection, stored, earliest)
                     self.observed.heartbeats(await migration_log.heartbeats(connection))
                 finally:
                     connection.terminate()
-                self._continuity.require_not_older(stored)
                 self._continuity.reached(stored)
                 return stored
             except Fatal as error:
@@ -284,12 +294,22 @@ class ApplyWorker:
                 if isinstance(error, Transient):
                     action, why = Action.RETRY, str(error)
                 if action is not Action.RETRY:
+                    await self._name_misfits()
                     raise Fatal(f"PostgreSQL refuses the batch: {describe(error)}", remedy=why) from None
-                if isinstance(error, UNUSABLE) and self._connection is not None:
-                    self._connection.terminate()  # it believes itself open
+                if unusable(error) and self._connection is not None:
+                    self._connection.terminate()
                 _log.warning("batch not committed, trying again", reason=why, error=describe(error))
                 self.observed.retry(error)
                 await asyncio.sleep(delay)
+
+    async def _name_misfits(self) -> None:
+        """Raise a `SchemaError` that says what to run, where the tables no longer fit."""
+        with suppress(ServiceUnavailable, *FAULTS):
+            connection = await self._connect()
+            try:
+                await require_tables(connection, self._mapping)
+            finally:
+                connection.terminate()
 
     async def _reconnect(self) -> None:
         self._connection = None
@@ -338,13 +358,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         missing=worker.lacks_topics,
     )
     writing = asyncio.create_task(worker.run())
-    watching = asyncio.create_task(count_dead_letters(settings))
+    counting = asyncio.create_task(count_dead_letters(settings))
+    watching = asyncio.create_task(preconditions.watch(settings.postgres_dsn.get_secret_value(), mapping))
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_started_and_ended(app))
-    await asyncio.wait({writing, stopping, ended, worker.failed}, return_when=asyncio.FIRST_COMPLETED)
+    ending = {writing, watching, stopping, ended, worker.failed}
+    await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     # Where the writer or Faust has failed there is nothing to end in order: what was not committed is not
     # acknowledged, and the caller ends the process.
-    for failing in (worker.failed, writing):
+    for failing in (worker.failed, writing, watching):
         if failing.done():
             failing.result()
     if not stopping.done():
@@ -354,8 +376,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await asyncio.wait({leaving}, timeout=STOP_WITHIN)
     if not leaving.done():
         _log.warning("the Kafka consumer did not stop in time; its group will notice")
-    writing.cancel()
-    watching.cancel()
+    for task in (writing, watching, counting):
+        task.cancel()
     await worker.close()
 
 

@@ -13,14 +13,16 @@ from typing import Any
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP, Message
 
-DurableOffsets = Callable[[], Awaitable[Mapping[tuple[str, int], int]]]
+Offsets = Mapping[tuple[str, int], int]
+DurableOffsets = Callable[[Offsets], Awaitable[Offsets]]
+"""Returns the next offset of each partition as PostgreSQL has it; given the first that Kafka still has."""
 
 
 class BatchConsumer(Consumer):
     """Delivers chunks, and begins where PostgreSQL stands (PROTOCOL.md A2)."""
 
-    async def durable_offsets(self) -> Mapping[tuple[str, int], int]:
-        """Return the next offset of each partition as PostgreSQL has it."""
+    async def durable_offsets(self, earliest: Offsets) -> Offsets:
+        """As `DurableOffsets`, of the partitions assigned."""
         raise NotImplementedError
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
@@ -48,7 +50,8 @@ class BatchConsumer(Consumer):
         group has already committed.
         """
         committed = await super().seek_to_committed()
-        durable = await self.durable_offsets()
+        earliest = await self.earliest_offsets(*committed) if committed else {}
+        durable = await self.durable_offsets({(tp.topic, tp.partition): n for tp, n in earliest.items()})
         start = {
             tp: min(offset or 0, durable.get((tp.topic, tp.partition), 0)) for tp, offset in committed.items()
         }
@@ -73,8 +76,8 @@ def transport_with(app: Any, url: Any, durable_offsets: DurableOffsets) -> Trans
     """Return a Faust transport whose consumers deliver chunks."""
 
     class _Consumer(BatchConsumer):
-        async def durable_offsets(self) -> Mapping[tuple[str, int], int]:
-            return await durable_offsets()
+        async def durable_offsets(self, earliest: Offsets) -> Offsets:
+            return await durable_offsets(earliest)
 
     class _Transport(Transport):
         Consumer = _Consumer

@@ -15,7 +15,7 @@ from topics import key_to_id
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.mapping.values import back_to_id
 from worker.postgres.connect import ANSWER_WITHIN, connect
-from worker.postgres.faults import FAULTS, UNUSABLE, Action, action_for, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
 from worker.postgres.mapping_versions import agree
 from worker.retry import Backoff
 
@@ -42,8 +42,10 @@ UPDATE crossfade.collection SET copy_state = 'invalid'
 WHERE copy_incarnation = $2 AND EXISTS (SELECT FROM begun)
 """
 _SAVE = """
-UPDATE crossfade.checkpoint SET token = $3, token_time = $4, saved_at = now()
-WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) <= $4
+UPDATE crossfade.checkpoint SET saved_at = now(),
+    token = CASE WHEN coalesce(token_time, 0) <= $4 THEN $3 ELSE token END,
+    token_time = greatest(token_time, $4)
+WHERE publisher = $1 AND incarnation = $2 RETURNING true
 """
 # The rows of a collection that this publisher's mapping no longer names fall behind from here on.
 _LEAVE = """
@@ -179,10 +181,14 @@ class Checkpoints:
         return checkpoint
 
     async def save_token(self, incarnation: UUID, token: bytes, time: int) -> None:
-        """Save a token, never one older than what is saved."""
-        await self._run(
-            lambda connection: connection.execute(_SAVE, self._publisher, incarnation, token, time)
-        )
+        """Save a token, never one older than what is saved.
+
+        `Fatal` when the checkpoint is another incarnation's, or gone: another publisher has begun anew, or
+        PostgreSQL was restored to an older state. Its token would stay as it is, until it is lost.
+        """
+        arguments = self._publisher, incarnation, token, time
+        if not await self._run(lambda connection: connection.fetchval(_SAVE, *arguments)):
+            raise Fatal("the checkpoint is no longer this publisher's", remedy="start publish again")
 
     async def agree(self, hashes: Mapping[str, str]) -> None:
         """Make the mapping's collections known; `MappingError` when the rows are another mapping's.
@@ -255,8 +261,8 @@ class Checkpoints:
                 except ServiceUnavailable as error:
                     reason = str(error.message)
                 except FAULTS as error:
-                    if isinstance(error, UNUSABLE) and self._connection is not None:
-                        self._connection.terminate()  # it believes itself open
+                    if unusable(error) and self._connection is not None:
+                        self._connection.terminate()
                     reason = _reason(error)
                 else:
                     if told:

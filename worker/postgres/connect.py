@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -9,6 +10,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from worker.errors import ConfigurationError, ServiceUnavailable
 from worker.postgres.faults import FAULTS
+from worker.postgres.pooled import PooledConnection, is_pooled
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
@@ -21,16 +23,26 @@ async def connect(
     """Return a connection; a `UsageError` says why there is none, and which ``setting`` to mend.
 
     ``role`` names us to PostgreSQL. ``statement_timeout``: seconds that we wait for an answer, for a server
-    that has vanished without a word; its own limits should be shorter.
+    that has vanished without a word; its own limits should be shorter. A transaction pooler in between is
+    noticed.
     """
     where = _place(dsn)
+    options: dict[str, Any] = {
+        "timeout": CONNECT_TIMEOUT,
+        "command_timeout": statement_timeout,
+        "server_settings": {"application_name": f"crossfade {role}"},
+    }
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=statement_timeout,
-            server_settings={"application_name": f"crossfade {role}"},
-        )
+        connection = await asyncpg.connect(dsn, **options)
+        try:
+            pooled = await is_pooled(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        if pooled:
+            connection.terminate()
+            options |= {"connection_class": PooledConnection, "statement_cache_size": 0}
+            connection = await asyncpg.connect(dsn, **options)
     except ValueError:  # asyncpg's message would quote it
         raise ConfigurationError(
             f"{setting} is no PostgreSQL connection string",

@@ -23,11 +23,13 @@ class Action(Enum):
 
 # asyncpg says InternalClientError when a server dies between two messages of one statement.
 CONNECTION_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-UNUSABLE = (TimeoutError, asyncpg.InternalClientError)
-"""After these a connection still looks open, and must be ended."""
 FAULTS = (asyncpg.PostgresError, *CONNECTION_LOST)
 """Whatever a statement may raise that is no bug."""
 
+_STRANGE_SESSION = (
+    "prepared statements come and go: a pooler in between that was not noticed; connect past it, or let it "
+    "pool by session"
+)
 _TABLE: dict[str, tuple[Action, str]] = {
     "23503": (
         Action.PARK,
@@ -50,6 +52,8 @@ _TABLE: dict[str, tuple[Action, str]] = {
     "25": (Action.RETRY, "the transaction was ended from outside"),
     "42501": (Action.STOP, "the sync role lacks a privilege; run `crossfade schema apply`"),
     "42": (Action.STOP, "a table or column is missing or different; run `crossfade schema apply`"),
+    "42P05": (Action.STOP, _STRANGE_SESSION),
+    "26": (Action.STOP, _STRANGE_SESSION),
     "3F": (Action.STOP, "a schema is missing; run `crossfade schema apply`"),
     "28": (Action.STOP, "the user or password is refused; check CROSSFADE_POSTGRES_DSN"),
     "3D": (Action.STOP, "the database is missing; check CROSSFADE_POSTGRES_DSN"),
@@ -89,6 +93,16 @@ RETRY_REASONS = (*dict.fromkeys(_RETRY_CLASSES.values()), "data", "concurrent", 
 ``concurrent``: another worker was first."""
 
 
+def unusable(error: BaseException) -> bool:
+    """Whether the connection must be ended, though it still looks open.
+
+    A server that has become a standby stays one, and another may be the primary by now.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return _field(error, "sqlstate") == "25006"
+    return isinstance(error, TimeoutError | asyncpg.InternalClientError)
+
+
 def retry_reason(error: BaseException) -> str:
     """Return the class, one of few, of an error after which a transaction is begun again."""
     if isinstance(error, asyncpg.PostgresError):
@@ -102,6 +116,8 @@ def retry_reason(error: BaseException) -> str:
 
 def action_for(error: BaseException) -> tuple[Action, str]:
     """Return what to do about an error, and why in words."""
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Action.RETRY, "a table that a prepared statement reads was altered"
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
         if code[:1] in _CHOSEN and code[:2] not in _NOT_CHOSEN:

@@ -117,6 +117,8 @@ class Copier:
 
     def _require_same_mapping(self, copies: Mapping[str, CopyProgress]) -> None:
         for namespace, hash_ in self.hashes.items():
+            if namespace not in copies:  # restored to a state before this publisher's start
+                raise Fatal("PostgreSQL does not know the collections", remedy="start publish again")
             if copies[namespace].mapping_hash != hash_:
                 raise Fatal(f"the mapping of {namespace} was changed", remedy="start publish again")
 
