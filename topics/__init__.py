@@ -5,7 +5,18 @@ package alone. The records in ``topics/examples`` are decoded and encoded again 
 """
 
 from topics.declared import Topic, declare
-from topics.envelope import EnvelopeError, Event, Operation, Origin, Source, Version, decode, encode
+from topics.envelope import (
+    EnvelopeError,
+    Event,
+    Operation,
+    Origin,
+    Source,
+    Version,
+    decode,
+    encode,
+    reference,
+    resolved,
+)
 from topics.keys import document_key, id_to_bson, key_to_id, partition_of
 from topics.names import Collection, TopicNames
 
@@ -26,4 +37,6 @@ __all__ = [
     "id_to_bson",
     "key_to_id",
     "partition_of",
+    "reference",
+    "resolved",
 ]

@@ -3,10 +3,11 @@
 | field | BSON type | meaning |
 |---|---|---|
 | `v` | int32 | version of this envelope: 1 |
-| `op` | string | `upsert`, `delete`, `heartbeat`, `barrier` |
+| `op` | string | `upsert`, `reference`, `delete`, `heartbeat`, `barrier` |
 | `ns` | string | `database.collection`; empty for control records |
 | `id` | any | the document's `_id` as MongoDB holds it; for control records their own id |
 | `doc` | document | the whole document; only with `upsert` |
+| `size` | int32 | bytes that the value would have with its document; only with `reference` |
 | `t` | timestamp | clusterTime of the change, or atClusterTime of the snapshot read |
 | `n` | int32 | position among the events of `t` for the same document; 2147483647 for a snapshot read |
 | `wall` | date | when the change was made (MongoDB's clock), or when the snapshot was read |
@@ -20,7 +21,7 @@ an `EnvelopeError`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar, cast
@@ -54,6 +55,7 @@ class Operation(StrEnum):
     """What an event says of its document, or of the stream."""
 
     UPSERT = "upsert"
+    REFERENCE = "reference"  # an upsert whose document the topic does not take: to be read from MongoDB
     DELETE = "delete"
     HEARTBEAT = "heartbeat"  # control: everything older in this partition has been read
     BARRIER = "barrier"  # control: the same, on request, with an id to wait for
@@ -118,6 +120,8 @@ class Event:
     source: Source
     origin: Origin
     document: Mapping[str, Any] | None = field(default=None, repr=False)  # never into a log
+    size: int | None = None
+    """Bytes that a reference's value would have with its document."""
 
     @property
     def control(self) -> bool:
@@ -145,6 +149,8 @@ def encode(event: Event) -> bytes:
     }
     if event.document is not None:
         value["doc"] = event.document
+    if event.size is not None:
+        value["size"] = event.size
     return bson.encode(value, codec_options=_CODEC)
 
 
@@ -164,6 +170,9 @@ def decode(value: bytes) -> Event:
     document = _document(record, "doc") if "doc" in record else None
     if (document is not None) != (operation is Operation.UPSERT):
         raise EnvelopeError(f"{operation} with doc {'missing' if document is None else 'present'}")
+    size = _field(record, "size", int) if operation is Operation.REFERENCE else None
+    if size is not None and size < 0:
+        raise EnvelopeError("field size is out of range")
     if "id" not in record:  # which may be null
         raise EnvelopeError("field id is missing")
     order = _field(record, "n", int)
@@ -182,7 +191,23 @@ def decode(value: bytes) -> Event:
         source=_member(_SOURCES, _field(record, "src", str), "src"),
         origin=_origin(_document(record, "origin")),
         document=document,
+        size=size,
     )
+
+
+def reference(event: Event, size: int) -> Event:
+    """Return an upsert without its document, for a topic that does not take a value of ``size`` bytes."""
+    assert event.operation is Operation.UPSERT
+    return replace(event, operation=Operation.REFERENCE, document=None, size=size)
+
+
+def resolved(event: Event, document: Mapping[str, Any]) -> Event:
+    """Return the upsert that a reference stands for, with a document read from MongoDB.
+
+    The read must show the event's clusterTime or later. What is newer is followed by an event of its own.
+    """
+    assert event.operation is Operation.REFERENCE
+    return replace(event, operation=Operation.UPSERT, document=document, size=None)
 
 
 def _origin(origin: dict[str, Any]) -> Origin:

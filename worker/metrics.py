@@ -66,6 +66,13 @@ ABSENT = Counter(
     ["collection"],
     registry=PUBLISH,
 )
+# counter, events: given to Kafka without their document, which the topic does not take, by collection
+REFERENCES = Counter(
+    "crossfade_publish_references_total",
+    "Events given to Kafka without their document, which its topic does not take",
+    ["collection"],
+    registry=PUBLISH,
+)
 # histogram, seconds: from MongoDB's clock of a fetched batch's newest event to its hand-over to Kafka
 PUBLISH_LAG = Histogram(
     "crossfade_publish_lag_seconds",
@@ -180,6 +187,7 @@ def publish_begins(collections: Iterable[str]) -> None:
         PUBLISHED_BYTES.labels(source)
     for collection in collections:
         ABSENT.labels(collection)
+        REFERENCES.labels(collection)
         COPIED.labels(collection)
         REMOVED.labels(collection)
         for source in ("copy", "stream"):

@@ -14,6 +14,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from topics.declared import LARGEST_RECORD
 from worker.errors import ConfigurationError
 
 _MongoUri = Annotated[SecretStr, Field(description="MongoDB connection string of the replica set or mongos")]
@@ -66,6 +67,13 @@ class Settings(_Sources):
 
     topic_prefix: str = Field("crossfade", description="first part of every topic's name")
     topic_partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic at creation")
+    kafka_largest_record: int = Field(
+        LARGEST_RECORD,
+        ge=10_000,
+        le=LARGEST_RECORD,
+        description="most bytes of a record given to Kafka; an event above it, or above what its topic "
+        "takes, carries no document: apply reads that from MongoDB",
+    )
     topic_replication: int = Field(1, ge=1, le=10, description="replicas of each topic at creation")
 
     publisher: str = Field("default", description="name of this migration's publisher; its checkpoint's key")

@@ -48,6 +48,7 @@ def event_of(one: Example) -> Event:
         source=Source(value["src"]),
         origin=Origin(origin["inc"], origin.get("lsid"), origin.get("txn")),
         document=value.get("doc"),
+        size=value.get("size"),
     )
 
 

@@ -8,8 +8,20 @@ from enum import StrEnum
 from uuid import UUID
 
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 
-from topics import EnvelopeError, Event, Operation, Version, decode, document_key, id_to_bson, key_to_id
+from topics import (
+    EnvelopeError,
+    Event,
+    Operation,
+    Version,
+    decode,
+    document_key,
+    encode,
+    id_to_bson,
+    key_to_id,
+    resolved,
+)
 from worker.mapping import CollectionPlan, Rows, Unmappable
 from worker.mapping.ids import reversible
 from worker.postgres.dead_letters import Parked
@@ -74,6 +86,13 @@ class Item:
     _as_read: tuple[Outcome | None, str, str] | None = None
 
     @property
+    def reference(self) -> Event | None:
+        """The event, where its document is still to be read from MongoDB."""
+        event = self.event
+        waits = event is not None and event.operation is Operation.REFERENCE and self.outcome is None
+        return event if waits else None
+
+    @property
     def document_id(self) -> bytes | None:
         """The document id as the ledger keeps it: None where the row id tells it."""
         if self.rows is not None:
@@ -114,13 +133,55 @@ def read(item: Item, find: Find) -> Item:
         return item
     item.key = (mapped.number, mapped.plan.row_id(event.id))
     if event.operation is Operation.UPSERT:
-        try:
-            item.rows = mapped.plan.rows(event.document)  # pyright: ignore[reportArgumentType]
-        except Unmappable as error:
-            item.fail(Outcome.DEAD, error.kind, str(error))
-        except UNREADABLE as error:
-            item.fail(Outcome.DEAD, "mapping", f"the document cannot be mapped ({type(error).__name__})")
+        _map(item, mapped)
     return item
+
+
+def complete(item: Item, document: RawBSONDocument | None) -> None:
+    """Give a reference the document that MongoDB has for it; where it has none, the delete follows."""
+    assert item.event is not None and item.mapped is not None
+    if document is None:
+        item.outcome = Outcome.ABSENT
+        return
+    try:
+        # Encoded and decoded, so that it reads exactly as if it had come with the event.
+        item.event = decode(encode(resolved(item.event, document)))
+    except EnvelopeError as error:
+        item.fail(Outcome.DEAD, "envelope", str(error))
+        return
+    _map(item, item.mapped)
+
+
+def _map(item: Item, mapped: Mapped) -> None:
+    assert item.event is not None and item.event.document is not None
+    try:
+        item.rows = mapped.plan.rows(item.event.document)  # pyright: ignore[reportArgumentType]
+    except Unmappable as error:
+        item.fail(Outcome.DEAD, error.kind, str(error))
+    except UNREADABLE as error:
+        item.fail(Outcome.DEAD, "mapping", f"the document cannot be mapped ({type(error).__name__})")
+
+
+_LEAST = 1024 * 1024  # bytes that a reference counts as: its document may have grown
+
+
+def parts(items: Sequence[Item], most: int) -> Iterator[tuple[list[Item], int]]:
+    """Yield records in order, in parts of ``most`` bytes, or one record alone, and how many bytes they have.
+
+    What a reference stands for counts, so that a chunk of them is not read into memory all at once.
+    """
+    part, size = list[Item](), 0
+    for item in items:
+        bytes_ = len(item.value)
+        if item.reference is not None:
+            bytes_ += max(item.reference.size or 0, _LEAST)
+        if part and size + bytes_ > most:
+            yield part, size
+            part, size = [], 0
+        part.append(item)
+        size += bytes_
+    if part:
+        yield part, size
 
 
 def fold(items: Iterable[Item]) -> list[Item]:

@@ -15,9 +15,10 @@ import structlog
 from topics import TopicNames, declare
 from worker import failpoints
 from worker.apply import letters, preconditions
-from worker.apply.batch import Item, Mapped, read
+from worker.apply.batch import Item, Mapped, parts, read
 from worker.apply.continuity import Continuity, Work
 from worker.apply.observed import Observed, count_dead_letters
+from worker.apply.references import References
 from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
@@ -51,9 +52,9 @@ CHUNK = 500  # records of one partition fetched at once
 
 
 class _Chunk(NamedTuple):
-    event: Any  # Faust's, to be acknowledged
+    event: Any  # Faust's, to be acknowledged; None where more of its records follow
     items: list[Item]
-    size: int  # bytes of record values
+    size: int  # bytes of record values, and of what they refer to
 
 
 class ApplyWorker:
@@ -63,6 +64,7 @@ class ApplyWorker:
         self._settings = settings
         self._mapping = mapping
         self._plans = Plans(mapping)
+        self._references = References(settings.mongo_uri.get_secret_value())
         self._numbers: dict[str, int] = {}
         self._find = lru_cache(maxsize=10_000)(self._mapped)
         self._waiting: deque[_Chunk] = deque()
@@ -146,15 +148,16 @@ class ApplyWorker:
     async def take(self, event: Any) -> None:
         """Decode a chunk and queue it; waits while two batches are queued, so memory stays bounded."""
         self.observed.taken(event.message.value)
-        size = sum(len(record.value or b"") for record in event.message.value)
         items = [
             read(Item(r.topic, r.partition, r.offset, r.value or b""), self._find)
             for r in event.message.value
         ]
         await self._room.wait()
-        self._waiting.append(_Chunk(event, items, size))
-        self._records += len(items)
-        self._fetched_bytes += size
+        for part, size in parts(items, BATCH_BYTES):
+            last = part[-1] is items[-1]
+            self._waiting.append(_Chunk(event if last else None, part, size))
+            self._records += len(part)
+            self._fetched_bytes += size
         if self._full():
             self._room.clear()
         self._arrived.set()
@@ -220,6 +223,7 @@ class ApplyWorker:
                 continue
             began = loop.time()
             items = [item for chunk in batch for item in chunk.items]
+            await self._references.complete(items)
             following = await self._continuity.following(chunk.items for chunk in batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
@@ -228,7 +232,8 @@ class ApplyWorker:
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
             for chunk in batch:  # after COMMIT, in order: the last step of the chain
-                await self.acknowledge(chunk.event)
+                if chunk.event is not None:
+                    await self.acknowledge(chunk.event)
             if len(items) < _FEW:
                 await asyncio.sleep(_GATHER - (loop.time() - began))
 
@@ -277,6 +282,13 @@ class ApplyWorker:
             if not parked:
                 return
             items = [read(Item(p.topic, p.partition, p.offset, p.event, p), self._find) for p in parked]
+            items, _ = next(parts(items, PARKED_BYTES))  # the others stay parked
+            try:
+                await self._references.try_to_complete(items)
+            except Transient:
+                items = [item for item in items if item.reference is None]
+            if not items:
+                return
             tallies = await self._writer.write(connection, items, source="retry")
         self._retried_fit = sum(tally.outcomes.get("applied", 0) for tally in tallies.values())
         self.observed.retried_parked(tallies)
@@ -329,7 +341,8 @@ class ApplyWorker:
         return self._connection
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
+        self._references.close()
         if self._connection is not None:
             self._connection.terminate()
 

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from topics import Topic
 from worker.errors import ServiceUnavailable
@@ -20,7 +21,12 @@ from worker.retry import Backoff
 # aiokafka logs every failed attempt with a traceback; each failure is told once by us.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
+_log = structlog.get_logger()
+
 _TIMEOUT_MS = 15_000
+_CONFIGS = ("max.message.bytes", "retention.ms")
+FRAME = 512
+"""More bytes than Kafka's format needs around one record's key and value; `max.message.bytes` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,16 @@ async def ensure_topics(bootstrap: str, topics: list[Topic]) -> dict[str, int]:
     async with _administering(bootstrap) as admin:
         await _create_missing(admin, topics)
         return await _partitions(admin, [topic.name for topic in topics])
+
+
+async def largest_records(bootstrap: str, topics: Sequence[Topic]) -> dict[str, int]:
+    """Return the most bytes that key and value of one record may have, for each topic, which must exist."""
+    async with _administering(bootstrap) as admin:
+        configs = await _configs(admin, [topic.name for topic in topics], may_be_hidden=True)
+    return {
+        topic.name: int(configs.get(topic.name, {}).get("max.message.bytes", topic.max_message_bytes)) - FRAME
+        for topic in topics
+    }
 
 
 async def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[Found]:
@@ -181,18 +197,36 @@ async def _partitions(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str,
     raise AssertionError
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return each topic's settings that we declare, as they are in force."""
-    wanted = {"max.message.bytes": None, "retention.ms": None}
-    replies: list[Any] = await admin.describe_configs(
-        [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
-    )
+async def _configs(
+    admin: AIOKafkaAdminClient, names: Sequence[str], *, may_be_hidden: bool = False
+) -> dict[str, dict[str, str]]:
+    """Return each topic's settings that concern us, as they are in force.
+
+    A topic whose settings the user may not see is left out where they ``may_be_hidden``.
+    """
+    wanted = dict.fromkeys(_CONFIGS)
     found: dict[str, dict[str, str]] = {}
-    for code, reason, _, name, entries in (resource for reply in replies for resource in reply.resources):
-        if code:
-            raise ServiceUnavailable(
-                f"Kafka does not show the settings of topic {name} ({reason or for_code(code).__name__})",
-                remedy="allow the user to describe the topic's configs",
+    left = list(names)
+    async with asyncio.timeout(_TIMEOUT_MS / 1000):
+        for delay in Backoff(longest=1).delays():
+            replies: list[Any] = await admin.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in left]
             )
-        found[name] = {entry[0]: entry[1] for entry in entries}
-    return found
+            left = []
+            for code, reason, _, name, entries in (one for reply in replies for one in reply.resources):
+                kind = for_code(code)
+                if not code:
+                    found[name] = {entry[0]: entry[1] for entry in entries}
+                elif kind is UnknownTopicOrPartitionError:
+                    left.append(name)  # just created: the broker that was asked has yet to hear of it
+                elif may_be_hidden:
+                    _log.warning("a topic's settings are not shown, taking them as declared", topic=name)
+                else:
+                    raise ServiceUnavailable(
+                        f"Kafka does not show the settings of topic {name} ({reason or kind.__name__})",
+                        remedy="allow the user to describe the topic's configs",
+                    )
+            if not left:
+                return found
+            await asyncio.sleep(delay)
+    raise AssertionError

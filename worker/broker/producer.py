@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from topics.declared import LARGEST_RECORD
 from worker.broker.admin import unreachable
@@ -18,15 +19,25 @@ Record = tuple[bytes, bytes]
 """Key and value."""
 
 _BATCH_BYTES = 1024 * 1024
+_FRAME = 64  # bytes of Kafka's format around a record within its batch, at most
 _DELIVERY_MS = 60_000
 _STOP_SECONDS = 3.0
+# A request holds one batch of each of a broker's partitions, and a broker closes the connection on one of
+# more than 100 MB (`socket.request.max.bytes`), again and again.
+_UNACKNOWLEDGED_BYTES = 48 * 1024 * 1024
 
 
 class Producer:
-    """Sends records in order within each partition; a failed send is `Fatal`, never skipped."""
+    """Sends records in order within each partition; a failed send is `Fatal`, never skipped.
 
-    def __init__(self, bootstrap: str, role: str) -> None:
+    ``rooms``: the most bytes that key and value of a record may have, for each topic.
+    """
+
+    def __init__(self, bootstrap: str, role: str, rooms: Mapping[str, int]) -> None:
         self._bootstrap = bootstrap
+        self._rooms = rooms
+        self._unacknowledged = 0
+        self._less = asyncio.Event()
         self._producer = AIOKafkaProducer(
             bootstrap_servers=bootstrap,
             client_id=f"crossfade {role}",
@@ -57,23 +68,51 @@ class Producer:
             await self._producer.client.close()
 
     async def send(self, topic: str, partition: int, records: Sequence[Record]) -> list[Future[Any]]:
-        """Hand records over in order; return one future for each batch, to be given to `acknowledged`."""
+        """Hand records over in order; return one future for each batch, to be given to `acknowledged`.
+
+        Waits while too much is unacknowledged. `Fatal` for a record that the topic has no room for.
+        """
         acknowledgements: list[Future[Any]] = []
-        batch = self._producer.create_batch()
+        room = self._rooms[topic]
+        most = min(room, _BATCH_BYTES)
+        batch, size = self._producer.create_batch(), 0
         try:
             for key, value in records:
-                if batch.append(key=key, value=value, timestamp=None) is None:
-                    acknowledgements.append(
-                        await self._producer.send_batch(batch, topic, partition=partition)
+                bytes_ = len(key) + len(value)
+                if bytes_ > room:
+                    raise Fatal(
+                        f"topic {topic} takes records of {room} bytes at most, and one has "
+                        f"{bytes_} even without its document",
+                        remedy="raise its max.message.bytes: a document's id is that long",
                     )
-                    batch = self._producer.create_batch()
-                    if batch.append(key=key, value=value, timestamp=None) is None:
-                        raise Fatal(f"a record of {len(value)} bytes fits no batch for topic {topic}")
+                if batch.record_count() and size + bytes_ + _FRAME > most:
+                    acknowledgements.append(await self._hand_over(batch, size, topic, partition))
+                    batch, size = self._producer.create_batch(), 0
+                appended = batch.append(key=key, value=value, timestamp=None)
+                assert appended is not None
+                size += bytes_ + _FRAME
             if batch.record_count():
-                acknowledgements.append(await self._producer.send_batch(batch, topic, partition=partition))
+                acknowledgements.append(await self._hand_over(batch, size, topic, partition))
         except KafkaError as error:
             raise _failed(topic, error) from None
         return acknowledgements
+
+    async def _hand_over(self, batch: BatchBuilder, size: int, topic: str, partition: int) -> Future[Any]:
+        while self._unacknowledged and self._unacknowledged + size > _UNACKNOWLEDGED_BYTES:
+            self._less.clear()
+            await self._less.wait()
+        self._unacknowledged += size
+        try:
+            acknowledgement = await self._producer.send_batch(batch, topic, partition=partition)
+        except BaseException:
+            self._settled(size)
+            raise
+        acknowledgement.add_done_callback(lambda _: self._settled(size))
+        return acknowledgement
+
+    def _settled(self, size: int) -> None:
+        self._unacknowledged -= size
+        self._less.set()
 
     async def send_all(self, records: Mapping[tuple[str, int], Sequence[Record]]) -> list[Future[Any]]:
         """Send to many partitions at once; the records of each stay in order."""

@@ -15,7 +15,7 @@ import structlog
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import PyMongoError
 
-from topics import Collection, Event, Operation, Source, Version, document_key, encode
+from topics import Collection, Event, Operation, Source, Version, document_key
 from worker import failpoints, metrics
 from worker.broker.producer import Producer, acknowledged
 from worker.errors import Fatal
@@ -275,7 +275,9 @@ class Copier:
             origin=self.incarnation.origin,
             document=document,
         )
-        outgoing.add(target.copy_topic, target.copy_partitions, document_key(id_), encode(event))
+        key = document_key(id_)
+        value = target.value(event, key, target.copy_room)
+        outgoing.add(target.copy_topic, target.copy_partitions, key, value)
 
     async def _advance(self, target: Target, place: _Place) -> None:
         """Wait for the oldest send; then save how far the copy is."""

@@ -62,7 +62,7 @@ class EventMaker:
                 if document is None:
                     metrics.ABSENT.labels(target.namespace).inc()
                     continue
-            value = encode(self._event(change, document))
+            value = target.value(self._event(change, document), change.key, target.stream_room)
             outgoing.add(target.stream_topic, target.stream_partitions, change.key, value)
             published[target.namespace] = published.get(target.namespace, 0) + 1
         for namespace, count in published.items():

@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 
 from topics import Collection, TopicNames, declare
 from worker import metrics
-from worker.broker.admin import ensure_topics
+from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
@@ -47,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         targets = await _targets(settings, mapping)
         if not await _leads(leadership, stop):
             return
-        producer = Producer(settings.kafka_bootstrap, "publish")
+        producer = Producer(settings.kafka_bootstrap, "publish", targets.rooms())
         await producer.start()
         stack.push_async_callback(producer.stop)
         await _publish(settings, stop, mapping, targets, client, producer, checkpoints, leadership)
@@ -146,10 +146,21 @@ async def _targets(settings: Settings, mapping: Mapping) -> Targets:
         names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
     )
     partitions = await ensure_topics(settings.kafka_bootstrap, declared)
+    rooms = await largest_records(settings.kafka_bootstrap, declared)
+    rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}
 
     def target(collection: Collection) -> Target:
         stream, copy = names.stream(collection), names.copy(collection)
-        return Target(collection, str(collection), stream, copy, partitions[stream], partitions[copy])
+        return Target(
+            collection,
+            str(collection),
+            stream,
+            copy,
+            partitions[stream],
+            partitions[copy],
+            rooms[stream],
+            rooms[copy],
+        )
 
     return Targets([target(collection) for collection in collections], mapping.sources())
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from bson import Timestamp
 
-from topics import Collection, Origin, partition_of
+from topics import Collection, Event, Operation, Origin, encode, partition_of, reference
+from worker import metrics
 from worker.broker.producer import Record
 from worker.mapping.sources import Sources
 
@@ -19,6 +20,7 @@ class Target:
     """One logical collection with its topics; ``namespace`` is its name in metrics and in PostgreSQL.
 
     Its events carry the real collection's namespace, which tells apply the tenant where a name holds it.
+    A room is the most bytes that key and value of one record may have.
     """
 
     collection: Collection
@@ -27,6 +29,16 @@ class Target:
     copy_topic: str
     stream_partitions: int
     copy_partitions: int
+    stream_room: int
+    copy_room: int
+
+    def value(self, event: Event, key: bytes, room: int) -> bytes:
+        """Return an event's record value: without its document where that would not fit (a reference)."""
+        value = encode(event)
+        if len(key) + len(value) <= room or event.operation is not Operation.UPSERT:
+            return value
+        metrics.REFERENCES.labels(self.namespace).inc()
+        return encode(reference(event, len(value)))
 
 
 class Targets:
@@ -38,6 +50,11 @@ class Targets:
         self._by_collection = {target.collection: target for target in targets}
         self.find = lru_cache(maxsize=10_000)(self._find)
         """Return the target of ``database.collection``, or None where the mapping does not name it."""
+
+    def rooms(self) -> dict[str, int]:
+        """Return the most bytes that a record of each topic may have."""
+        rooms = {target.stream_topic: target.stream_room for target in self.all}
+        return rooms | {target.copy_topic: target.copy_room for target in self.all}
 
     def _find(self, namespace: str) -> Target | None:
         source = self.sources.find(namespace)
