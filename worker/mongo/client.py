@@ -9,7 +9,14 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 
 from worker.errors import ServiceUnavailable
 
@@ -42,6 +49,10 @@ async def connect(uri: str, role: str) -> Client:
             tz_aware=True,
             appname=f"crossfade {role}",
             serverSelectionTimeoutMS=10_000,
+            # A server that falls silent, because it is frozen or its network is gone, is given up after the
+            # sum of these, and with it every command that waits for its answer. By default that is 30 s.
+            heartbeatFrequencyMS=5_000,
+            connectTimeoutMS=5_000,
         )
     except (ConfigurationError, InvalidURI, ValueError):
         raise ServiceUnavailable(
@@ -51,8 +62,9 @@ async def connect(uri: str, role: str) -> Client:
         hello = await client.admin.command("hello")
         await client.admin.command({"listDatabases": 1, "nameOnly": True, "filter": {"name": "admin"}})
     except PyMongoError as error:
+        refused = _refused(where, client, error)
         client.close()
-        raise _refused(where, error) from None
+        raise refused from None
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         client.close()
         raise ServiceUnavailable(
@@ -77,11 +89,25 @@ def transient(error: PyMongoError) -> bool:
     return isinstance(error, ConnectionFailure)
 
 
-def _refused(where: str, error: PyMongoError) -> ServiceUnavailable:
+def _refused(where: str, client: Client, error: PyMongoError) -> ServiceUnavailable:
     if isinstance(error, OperationFailure) and error.code in REFUSED:
         return ServiceUnavailable(
             f"MongoDB at {where} refuses the user or password", remedy="check CROSSFADE_MONGO_URI"
         )
+    topology: Any = client.topology_description  # a property, which motor's types take for a method
+    servers = topology.server_descriptions().values()
+    if isinstance(error, ServerSelectionTimeoutError):
+        # The driver forgets a member of another set, or keeps it with this error when it knows no other.
+        if all(isinstance(server.error, ConfigurationError) for server in servers):
+            return ServiceUnavailable(
+                f"MongoDB at {where} is no member of the replica set that CROSSFADE_MONGO_URI names",
+                remedy="mend replicaSet=... in it; rs.status() tells the set's name",
+            )
+        if any(server.is_server_type_known for server in servers):
+            return ServiceUnavailable(
+                f"MongoDB at {where} has no primary",
+                remedy="wait for its election, or start members until a majority runs",
+            )
     return ServiceUnavailable(
         f"MongoDB at {where} cannot be reached ({describe(error)})",
         remedy="start it, or mend CROSSFADE_MONGO_URI",

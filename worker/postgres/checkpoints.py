@@ -256,7 +256,9 @@ class Checkpoints:
             while True:
                 try:
                     if self._connection is None or self._connection.is_closed():
-                        self._connection = await connect(self._dsn, "publish")
+                        self._connection = await connect(
+                            self._dsn, "publish", statement_timeout=ANSWER_WITHIN
+                        )
                     result = await work(self._connection)
                 except ServiceUnavailable as error:
                     reason = str(error.message)

@@ -1,7 +1,9 @@
 """One active process of a kind: the leader holds an advisory lock, the others wait for it.
 
 The lock belongs to a transaction that stays open, not to a session: so it works through a transaction pooler.
-That transaction has no snapshot and no id, and holds up no vacuum.
+That transaction has no snapshot and no id, and holds up no vacuum. PostgreSQL ends it when the leader has not
+been heard for a while: a leader that is frozen, or whose network is gone without a word, would else hold the
+lock for hours.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from worker.retry import Backoff
 
 _log = structlog.get_logger()
 
-_BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0"
+_LEASE = 10  # seconds that a leader may be silent
+_BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{_LEASE}s'"
 _TRY = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
 _ASK_EVERY = 1.0  # seconds
 _ANSWER_WITHIN = 5.0  # seconds
@@ -32,15 +35,25 @@ class Leadership:
         self._connection: asyncpg.Connection | None = None
 
     async def acquire(self) -> None:
-        """Return as the leader; until then stand by."""
-        told = False
-        while not await self._try():
-            if not told:
-                _log.info("standing by: another process leads", lock=self._name)
-                told = True
+        """Return as the leader; until then stand by, while PostgreSQL is away too.
+
+        `UsageError` when PostgreSQL cannot be asked at all at first.
+        """
+        leads = await self._try()
+        if leads:
+            return
+        _log.info("standing by: another process leads", lock=self._name)
+        away = False
+        while not leads:
             await asyncio.sleep(_ASK_EVERY)
-        if told:
-            _log.info("leading from now on", lock=self._name)
+            try:
+                leads = await self._try()
+                away = False
+            except ServiceUnavailable as error:
+                if not away:
+                    _log.warning("still standing by, but cannot ask for the lock", error=error.message)
+                away = True
+        _log.info("leading from now on", lock=self._name)
 
     async def hold(self) -> None:
         """See that the lock is still ours, for ever; `Fatal` when another process has it."""
@@ -62,8 +75,9 @@ class Leadership:
         for delay in Backoff().delays():
             try:
                 if await self._try():
+                    _log.info("leading again", lock=self._name)
                     return
-            except (*FAULTS, ServiceUnavailable):
+            except ServiceUnavailable:
                 await asyncio.sleep(delay)
                 continue
             raise Fatal("another process leads now", remedy="start again, to stand by")
@@ -71,16 +85,18 @@ class Leadership:
     async def _try(self) -> bool:
         self.release()
         connection = await connect(self._dsn, "leader", statement_timeout=_ANSWER_WITHIN)
+        leads = False
         try:
             await connection.execute(_BEGIN)
-            if await connection.fetchval(_TRY, self._name):
+            leads = bool(await connection.fetchval(_TRY, self._name))
+        except FAULTS as error:
+            raise ServiceUnavailable(f"PostgreSQL does not give its lock ({describe(error)})") from None
+        finally:
+            if leads:
                 self._connection = connection
-                return True
-        except BaseException:
-            connection.terminate()
-            raise
-        connection.terminate()
-        return False
+            else:
+                connection.terminate()
+        return leads
 
     def release(self) -> None:
         """Let another process lead."""
