@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -79,6 +79,30 @@ class Settings(_Sources):
     publisher: str = Field("default", description="name of this migration's publisher; its checkpoint's key")
     copy_chunk: int = Field(5000, ge=1, le=1_000_000, description="documents in one chunk of the copy")
     copy_enabled: bool = Field(True, description="copy existing documents; off: only follow changes")
+    copy_rate: float = Field(
+        0,
+        ge=0,
+        description="documents a second that the copy reads at most; 0: no limit. `crossfade copy throttle` "
+        "changes this and the next two while it runs",
+    )
+    copy_max_lag: float = Field(
+        30,
+        ge=0,
+        description="seconds that apply may be behind while the copy goes on; it yields at half. 0: any",
+    )
+    copy_max_replication_lag: float = Field(
+        10,
+        ge=0,
+        description="seconds that a secondary of MongoDB may be behind while the copy goes on; 0: any",
+    )
+    copy_read_preference: Literal[
+        "primary", "primaryPreferred", "secondary", "secondaryPreferred", "nearest"
+    ] = Field("primary", description="members of the replica set that the copy reads from")
+    copy_read_tags: str = Field(
+        "",
+        description="tags of these members, as region:eu,role:etl; after a semicolon, what to take where no "
+        "member has them",
+    )
     allow_missing_collections: bool = Field(
         False, description="accept mapped collections that MongoDB does not have (yet)"
     )
@@ -108,6 +132,24 @@ class Settings(_Sources):
         le=65535,
         description="port of this process's metrics; 0: none. `run` gives publish this port, apply the next",
     )
+
+    @field_validator("copy_read_tags")
+    @classmethod
+    def _readable(cls, text: str, info: ValidationInfo) -> str:
+        if tag_sets(text) and info.data.get("copy_read_preference") == "primary":
+            raise ValueError("tags choose among secondaries: set CROSSFADE_COPY_READ_PREFERENCE as well")
+        return text
+
+
+def tag_sets(text: str) -> list[dict[str, str]]:
+    """Return the tag sets of ``copy_read_tags``, the first choice first; `ValueError` when misspelt."""
+    sets: list[dict[str, str]] = []
+    for part in text.split(";") if text.strip() else ():
+        pairs = [tag.split(":") for tag in part.split(",") if tag.strip()]
+        if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
+            raise ValueError("write tags as region:eu,role:etl")
+        sets.append({name.strip(): value.strip() for name, value in pairs})
+    return sets
 
 
 def load(**given: object) -> Settings:

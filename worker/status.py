@@ -11,12 +11,14 @@ import click
 import orjson
 
 from topics import Collection, TopicNames
+from worker import copy_report
+from worker.copy_report import span as _span
 from worker.errors import CrossfadeError, MappingError
 from worker.mapping import hashes
 from worker.mapping import load as load_mapping
 from worker.postgres.connect import connect
 from worker.postgres.migration_log import OUTCOMES
-from worker.postgres.standing import CopyStanding, PublisherStanding, Standing, read_standing
+from worker.postgres.standing import PublisherStanding, Standing, read_standing
 from worker.settings import Settings, load
 
 _EVERY = 2.0  # seconds between looks of --watch
@@ -30,8 +32,8 @@ def status(as_json: bool, watch: bool) -> None:
     """Show how the migration stands: copies, lag, dead letters, tenants.
 
     Reads PostgreSQL only, so it answers while all else is down: then the lag grows. Lag is the age of the
-    newest heartbeat applied, in the partition where it is oldest. A copy's rate is the average since its
-    beginning.
+    newest heartbeat applied, in the partition where it is oldest. A copy's rate is of the last minute or so,
+    pauses left out.
 
     \b
     Examples:
@@ -97,15 +99,9 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
     beats = [one for one in standing.partitions if one.heartbeat_at and (read is None or one.topic in read)]
     oldest = min(beats, key=lambda one: one.heartbeat_at or standing.at, default=None)
     outcomes = {name: sum(one.outcomes[name] for one in standing.partitions) for name in OUTCOMES}
-    arrived: dict[str, int] = {}
-    for one in standing.partitions:
-        arrived[one.topic] = arrived.get(one.topic, 0) + one.records
     return {
         "at": standing.at.isoformat(),
-        "collections": [
-            _copy(copy, standing.at, arrived.get(names.copy(Collection.parse(copy.namespace)), 0), mapping)
-            for copy in standing.copies
-        ],
+        "collections": copy_report.collections(standing, names, mapping),
         "publishers": [_publisher(one, standing.at) for one in standing.publishers],
         "apply": {
             "lag_seconds": _age(standing.at, oldest.heartbeat_at if oldest else None),
@@ -122,41 +118,6 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
     }
 
 
-def _copy(
-    copy: CopyStanding, at: datetime, arrived: int, mapping: Mapping[str, str] | None
-) -> dict[str, Any]:
-    rate = eta = None
-    if copy.started_at is not None and copy.state in ("copying", "copied"):
-        took = ((copy.finished_at or at) - copy.started_at).total_seconds()
-        rate = copy.copied / took if took > 0 else None
-        left = copy.estimated - copy.copied
-        if copy.state == "copied":
-            eta = 0.0
-        elif rate and left > 0:  # below 0: the estimate was too low, and nothing is known
-            eta = round(left / rate, 1)
-    return {
-        "collection": copy.namespace,
-        "state": copy.state,
-        "copies": copy.copies,
-        "mapping": _mapping(copy, mapping),
-        "copied": copy.copied,
-        "estimated": copy.estimated,
-        "arrived": arrived,
-        "rate_per_second": None if rate is None else round(rate, 1),
-        "eta_seconds": eta,
-        "started_at": copy.started_at and copy.started_at.isoformat(),
-        "finished_at": copy.finished_at and copy.finished_at.isoformat(),
-    }
-
-
-def _mapping(copy: CopyStanding, mapping: Mapping[str, str] | None) -> str | None:
-    if mapping is None:
-        return None
-    if copy.namespace not in mapping:
-        return "unmapped"
-    return "same" if mapping[copy.namespace] == copy.mapping_hash else "differs"
-
-
 def _publisher(one: PublisherStanding, at: datetime) -> dict[str, Any]:
     # A clusterTime's upper half is seconds since 1970.
     token_age = None if one.token_time is None else at.timestamp() - (one.token_time >> 32)
@@ -165,6 +126,7 @@ def _publisher(one: PublisherStanding, at: datetime) -> dict[str, Any]:
         "incarnation": str(one.incarnation),
         "token_age_seconds": None if token_age is None else max(0.0, round(token_age, 1)),
         "saved_age_seconds": _age(at, one.saved_at),
+        "copy": copy_report.throttle(one, at),
     }
 
 
@@ -175,27 +137,15 @@ def _age(at: datetime, moment: datetime | None) -> float | None:
 
 def lines(told: dict[str, Any]) -> list[str]:
     """Return a report for people, aligned."""
-    shown = _table(
-        ("collection", "copy", "copied", "of about", "docs/s", "ETA", "arrived"),
-        [
-            (
-                one["collection"],
-                _state(one),
-                f"{one['copied']:,}",
-                f"{one['estimated']:,}",
-                "-" if one["rate_per_second"] is None else f"{one['rate_per_second']:,.0f}",
-                "-" if one["state"] != "copying" else _span(one["eta_seconds"]),
-                f"{one['arrived']:,}",
-            )
-            for one in told["collections"]
-        ],
-    )
+    shown = copy_report.table(told["collections"])
     shown.append("")
     for one in told["publishers"]:
         shown.append(
             f"publish  {one['publisher']}: token {_span(one['token_age_seconds'])} old, "
             f"saved {_span(one['saved_age_seconds'])} ago"
         )
+        if one["copy"] and any(copy["state"] != "copied" for copy in told["collections"]):
+            shown.append(f"copy     {copy_report.held(one['copy'])}")
     apply, letters = told["apply"], told["dead_letters"]
     outcomes = [f"{n:,} {name.replace('_', '-')}" for name, n in apply["outcomes"].items() if n]
     shown += [
@@ -209,7 +159,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         if one["mapping"] == "differs":
             shown.append(
                 f"mapping  {one['collection']}: not that of its rows: "
-                f"crossfade copy --collection {one['collection']}"
+                f"crossfade copy start --collection {one['collection']}"
             )
         elif one["mapping"] == "unmapped":
             shown.append(f"mapping  {one['collection']}: no longer mapped; its rows fall behind")
@@ -221,36 +171,3 @@ def lines(told: dict[str, Any]) -> list[str]:
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")
     return shown
-
-
-def _state(one: dict[str, Any]) -> str:
-    """Return a copy's state, with whether rows of an earlier copy are there."""
-    if one["state"] == "copying" and one["copies"] > 1:
-        return "re-copying"
-    if one["state"] == "pending" and one["copies"]:
-        return "re-copy pending"
-    return one["state"]
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if place < 2 else f"{cell:>{width}}"
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    ]
-
-
-def _span(seconds: float | None) -> str:
-    """Return a length of time in the unit that a person would say it in."""
-    if seconds is None:
-        return "-"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

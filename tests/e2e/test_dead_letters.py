@@ -47,7 +47,7 @@ async def test_replay_after_the_mapping_was_mended_and_newer_events_leave_nothin
 
         edit(w, "title: {path: heading, type: text", "title: {type: text")
         assert await w.stop("apply") == 0 and await w.stop("publish") == 0
-        code, _, err = await command(w, "copy", "--collection", "pages", "--yes")
+        code, _, err = await command(w, "copy", "start", "--collection", "pages", "--yes")
         assert code == 0, err
         await w.start("apply", "apply")
         replayed = await told(w, "replay", "--all", "--kind", "mapping", "--collection", f"{w.name}.pages")

@@ -69,20 +69,20 @@ async def test_a_changed_mapping_is_refused_until_its_collections_are_copied_aga
             for role in ("apply", "publish"):
                 code, told = await once(w, role)
                 assert code == 2 and "Traceback" not in told, told
-                command = f"crossfade copy --collection {w.name}.pages --collection {w.name}.leads"
+                command = f"crossfade copy start --collection {w.name}.pages --collection {w.name}.leads"
                 assert f"{w.name}.pages, {w.name}.leads" in told and command in told, told
             assert (await states(w))["pages"] == ("copied", "differs", 1)
             changes = writer.counters.changes
             await w.until("those of before go on", lambda: writer.counters.changes > changes + 100)
-            code, told = await once(w, "copy", "--collection", "pages", "--yes")
+            code, told = await once(w, "copy", "start", "--collection", "pages", "--yes")
             assert code == 0 and f"still of another mapping: {w.name}.leads" in told, told
             assert await w.ended("apply") == 1
             assert await w.ended("publish") == 1
             assert "the mapping of a collection was changed" in (tmp_path / "apply.log").read_text()
             assert (await once(w, "apply"))[0] == 2
-            code, told = await once(w, "copy", "--collection", f"{w.name}.leads", "--yes", "--json")
+            code, told = await once(w, "copy", "start", "--collection", f"{w.name}.leads", "--yes", "--json")
             assert code == 0 and json.loads(told) == [
-                {"collection": f"{w.name}.leads", "mapping": "accepted"}
+                {"collection": f"{w.name}.leads", "mapping": "accepted", "paused": False}
             ]
             assert (await states(w))["leads"] == ("pending", "same", 1)
             await w.start("publish", "publish again", CROSSFADE_COPY_CHUNK="100")
@@ -107,7 +107,7 @@ async def test_supervised_processes_take_the_new_mapping_by_themselves(
             await w.settled()
             change(w)
             await alter(w)
-            code, told = await once(w, "copy", "--all", "--yes")
+            code, told = await once(w, "copy", "start", "--all", "--yes")
             assert code == 0, told
             await w.settled()
         await w.settled()
@@ -119,7 +119,7 @@ async def test_supervised_processes_take_the_new_mapping_by_themselves(
         await connection.execute("UPDATE users SET name = 'spoiled'")
         await connection.close()
         assert len(await w.unequal()) > 0
-        assert (await once(w, "copy", "--collection", "users", "--yes"))[0] == 0
+        assert (await once(w, "copy", "start", "--collection", "users", "--yes"))[0] == 0
         await w.settled()
         assert await w.unequal() == []
         assert (tmp_path / "run.log").read_text().count("starting it again") == ended
@@ -178,5 +178,5 @@ async def test_what_cannot_be_meant_is_refused(services: Services, tmp_path: Pat
             (("--collection", "page", "--yes"), "did you mean pages?"),
             (("--collection", "pages"), "add --yes"),
         ):
-            code, output = await once(w, "copy", *arguments)
+            code, output = await once(w, "copy", "start", *arguments)
             assert code == 2 and told in output and "Traceback" not in output, output

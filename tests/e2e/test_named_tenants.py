@@ -157,10 +157,10 @@ async def test_a_collection_renamed_into_place_is_told_and_a_copy_brings_it(
         await loading.rename(orders.name)
         log = tmp_path / "publish.log"
         logical = f"{w.name}_tenant.orders" if by == "database" else f"{w.name}.tenant_orders"
-        told = f"renamed to this name: crossfade copy --collection {logical}"
+        told = f"renamed to this name: crossfade copy start --collection {logical}"
         await w.until("told", lambda: told in log.read_text())
         assert len(await w.unequal()) == 9
-        assert (await once(w, "copy", "--collection", logical, "--yes"))[0] == 0
+        assert (await once(w, "copy", "start", "--collection", logical, "--yes"))[0] == 0
         await w.settled()
         assert await w.unequal() == []
         assert await tenants_of(w, "orders") == {row_id("a"): 9, row_id("b"): 9}

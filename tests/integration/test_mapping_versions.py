@@ -115,9 +115,9 @@ async def test_a_copy_that_is_asked_for_anew_can_neither_go_on_nor_end(spaces_da
     async with publisher(spaces_database) as one, spaces_database.connect(SYNC) as person:
         await one.agree(OLD)
         number = await one.begin_copy("s.pages", (await one.copies())["s.pages"], INCARNATION, 10, 1 << 32)
-        assert number == 1 and await one.advance_copy("s.pages", 1, b"c", 5)
+        assert number == 1 and await one.advance_copy("s.pages", 1, b"c", 5, 0.1, 50.0)
         await accept(person, OLD, ["s.pages"])
-        assert not await one.advance_copy("s.pages", 1, b"d", 9)
+        assert not await one.advance_copy("s.pages", 1, b"d", 9, 0.2, 50.0)
         assert not await one.finish_copy("s.pages", 1)
         pending = (await one.copies())["s.pages"]
         assert (pending.state, pending.cursor, pending.copied) == ("pending", None, 0)

@@ -16,6 +16,16 @@ from worker.postgres.standing import CopyStanding, PartitionStanding, PublisherS
 from worker.status import lines, report
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+HELD = {
+    "enabled": True,
+    "held_by": "apply lag",
+    "rate": 2000.0,
+    "max_lag": 30.0,
+    "max_replication_lag": None,
+    "lag": 16.5,
+    "replication_lag": None,
+    "replication_lag_unknown": None,
+}
 DOCUMENTED = Path(__file__).parents[2] / "docs/status.md"
 
 
@@ -32,12 +42,14 @@ def standing(**changed: object) -> Standing:
     fields: dict[str, Any] = {
         "at": AT,
         "copies": [
-            CopyStanding("s.leads", "copied", 500, 480, ago(100), ago(50), 1, "a"),
-            CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None, 2, "b"),
+            CopyStanding("s.leads", "copied", 500, 480, ago(100), ago(50), 1, "a", False, 20.0, 30.0),
+            CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None, 2, "b", False, 8.0, 100.0),
             CopyStanding("s.users", "pending", 0, 0, None, None, 0, "c"),
         ],
         "publishers": [
-            PublisherStanding("default", UUID(int=5), (int(AT.timestamp()) - 3) << 32 | 9, ago(1))
+            PublisherStanding(
+                "default", UUID(int=5), (int(AT.timestamp()) - 3) << 32 | 9, ago(1), HELD, ago(0.5)
+            )
         ],
         "partitions": [
             partition("crossfade.s.pages", 0, 0.25, applied=7, control=2),
@@ -72,16 +84,40 @@ def test_a_collection_that_left_the_mapping_is_no_lag() -> None:
     assert (apply["lag_seconds"], apply["heartbeat_partitions"], apply["records"]) == (1.0, 1, 2)
 
 
-def test_rate_and_time_left_are_of_the_whole_copy() -> None:
+def test_rate_and_time_left_leave_pauses_out() -> None:
     copied, copying, pending = told()["collections"]
     assert (copying["rate_per_second"], copying["eta_seconds"], copying["arrived"]) == (100.0, 30.0, 900)
-    assert (copied["rate_per_second"], copied["eta_seconds"]) == (10.0, 0.0)
+    assert (copied["rate_per_second"], copied["eta_seconds"]) == (25.0, 0.0)
     assert (pending["rate_per_second"], pending["eta_seconds"]) == (None, None)
 
 
 def test_a_copy_beyond_its_estimate_has_no_time_left_to_tell() -> None:
-    [one] = told(copies=[CopyStanding("s.pages", "copying", 5000, 4000, ago(10), None, 1, "")])["collections"]
+    copy = CopyStanding("s.pages", "copying", 5000, 4000, ago(10), None, 1, "", rate=500.0)
+    [one] = told(copies=[copy])["collections"]
     assert one["eta_seconds"] is None and one["rate_per_second"] == 500.0
+
+
+def test_a_paused_copy_has_no_time_left_to_tell() -> None:
+    copy = CopyStanding("s.pages", "copying", 1000, 4000, ago(10), None, 1, "", paused=True, rate=500.0)
+    all_ = told(copies=[copy])
+    assert all_["collections"][0]["eta_seconds"] is None
+    assert re.search(r"s\.pages +paused ", lines(all_)[1])
+
+
+def test_what_holds_the_copy_is_told_while_its_publisher_runs() -> None:
+    assert told()["publishers"][0]["copy"]["held_by"] == "apply lag"
+    assert "copy     held by apply lag (16 s, at most 30 s)" in lines(told())
+    silent = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1), HELD, ago(60))
+    all_ = told(publishers=[silent])
+    assert (all_["publishers"][0]["copy"]["held_by"], all_["publishers"][0]["copy"]["running"]) == (
+        None,
+        False,
+    )
+    assert "copy     publish does not run: its last word is 60 s old" in lines(all_)
+    off = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1), HELD | {"enabled": False}, ago(0))
+    assert "copy     switched off by CROSSFADE_COPY_ENABLED" in lines(told(publishers=[off]))
+    never = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1))
+    assert told(publishers=[never])["publishers"][0]["copy"] is None
 
 
 def test_counts_add_up_and_ages_are_told() -> None:
@@ -116,7 +152,7 @@ def test_a_mapping_that_is_not_that_of_the_rows_is_told_with_what_to_do() -> Non
     all_ = report(standing(), TopicNames(), {"s.leads": "a", "s.pages": "new"})
     assert [one["mapping"] for one in all_["collections"]] == ["same", "differs", "unmapped"]
     shown = lines(all_)
-    assert "mapping  s.pages: not that of its rows: crossfade copy --collection s.pages" in shown
+    assert "mapping  s.pages: not that of its rows: crossfade copy start --collection s.pages" in shown
     assert "mapping  s.users: no longer mapped; its rows fall behind" in shown
     assert [one["mapping"] for one in told()["collections"]] == [None] * 3
 

@@ -1,9 +1,7 @@
-"""Snapshot reads of a collection in ``_id`` order, chunk by chunk, documents undecoded."""
+"""Snapshot reads of a collection in ``_id`` order, reply by reply, documents undecoded."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +10,9 @@ from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, document_key
 from worker.mongo.client import RAW, Client
+from worker.mongo.preference import ReadPreference
+
+_WITHIN_MS = 60_000  # also bounds the wait for a secondary that lags
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,45 +30,40 @@ class Reply(NamedTuple):
 
 
 async def read_chunk(
-    client: Client, collection: Collection, after: After | None, limit: int, not_before: Timestamp
-) -> AsyncIterator[Reply]:
-    """Yield up to ``limit`` documents after an ``_id``, in its order, in replies of at most 16 MB.
+    client: Client,
+    collection: Collection,
+    after: After | None,
+    limit: int,
+    not_before: Timestamp,
+    preference: ReadPreference,
+) -> Reply:
+    """Return the documents after an ``_id``, in its order: up to ``limit``, and what 16 MB hold.
 
-    All of a chunk is read at one clusterTime, which is never below ``not_before`` (C2, C3).
+    None: there are no more. All are read at one clusterTime, which is never below ``not_before`` (C2, C3): a
+    secondary that has not come so far lets the read wait. No cursor stays open, so that each read is free to
+    go to another member.
     """
+    command = _find(collection.name, after, limit, not_before)
     database = client[collection.database]
-    async with await client.start_session(causal_consistency=False) as session:
-        while True:
-            command = _find(collection.name, after, limit)
-            reply = await database.command(command, codec_options=RAW, session=session)
-            cursor = reply["cursor"]
-            time: Timestamp = cursor["atClusterTime"]
-            if time >= not_before:
-                break
-            await asyncio.sleep(0.05)
-        left, documents = limit, list(cursor["firstBatch"])
-        if after is not None and documents and _same(documents[0]["_id"], after.id):
-            del documents[0]  # `min` is inclusive
-        while True:
-            documents = documents[:left]
-            left -= len(documents)
-            yield Reply(documents, time)
-            if not cursor["id"] or not left:
-                break
-            command = {"getMore": cursor["id"], "collection": collection.name, "batchSize": left}
-            reply = await database.command(command, codec_options=RAW, session=session)
-            cursor = reply["cursor"]
-            documents = list(cursor["nextBatch"])
+    reply = await database.command(command, codec_options=RAW, read_preference=preference)
+    cursor = reply["cursor"]
+    documents = list(cursor["firstBatch"])
+    if after is not None and documents and _same(documents[0]["_id"], after.id):
+        del documents[0]  # `min` is inclusive
+    # Of a collection that is not there the server tells no time.
+    return Reply(documents[:limit], cursor.get("atClusterTime", not_before))
 
 
-def _find(name: str, after: After | None, limit: int) -> dict[str, Any]:
+def _find(name: str, after: After | None, limit: int, not_before: Timestamp) -> dict[str, Any]:
     command: dict[str, Any] = {
         "find": name,
         "hint": {"_id": 1},
         "sort": {"_id": 1},
         "limit": limit + 1,
         "batchSize": limit + 1,
-        "readConcern": {"level": "snapshot"},
+        "singleBatch": True,
+        "maxTimeMS": _WITHIN_MS,
+        "readConcern": {"level": "snapshot", "afterClusterTime": not_before},
     }
     if after is not None:
         # Not $gt, which sees only ids of the same type.

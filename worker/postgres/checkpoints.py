@@ -22,7 +22,7 @@ from worker.retry import Backoff
 _log = structlog.get_logger()
 T = TypeVar("T")
 
-_SCHEMA = "SELECT to_regclass('crossfade.mapping') IS NOT NULL"  # its newest table that we need
+_SCHEMA = "SELECT to_regclass('crossfade.copy_limits') IS NOT NULL"  # its newest table that we need
 _LOAD = """
 SELECT incarnation, started_time, token, token_time, incarnations
 FROM crossfade.checkpoint WHERE publisher = $1
@@ -54,18 +54,18 @@ WHERE namespace <> ALL($1::text[]) AND copy_state IN ('copying', 'removing', 'co
 """
 _COPIES = """
 SELECT namespace, copy_state::text, copies, copy_incarnation, copy_cursor, copied, mapping_hash,
-    copy_began_time FROM crossfade.collection
+    copy_began_time, copy_seconds, copy_paused FROM crossfade.collection
 """
 _BEGIN = """
 UPDATE crossfade.collection SET copy_state = 'copying', copies = copies + 1, copy_incarnation = $3,
     copy_cursor = NULL, copied = 0, estimated = $4, copy_began_time = $6, copy_started_at = now(),
-    copy_finished_at = NULL
+    copy_finished_at = NULL, copy_seconds = 0, copy_rate = NULL
 WHERE namespace = $1 AND copies = $2 AND mapping_hash = $5 RETURNING copies
 """
 # Only the present copy, and only while it is wanted as it was begun: it may have been asked for anew, or
 # apply may have found that Kafka lost a part of it.
 _PROGRESS = """
-UPDATE crossfade.collection SET copy_cursor = $3, copied = $4
+UPDATE crossfade.collection SET copy_cursor = $3, copied = $4, copy_seconds = $5, copy_rate = $6
 WHERE namespace = $1 AND copies = $2 AND copy_state = 'copying' RETURNING true
 """
 _BEGIN_REMOVAL = """
@@ -115,6 +115,7 @@ class CopyProgress:
     """How far the copy of a collection has come. ``state``: pending, copying, removing, copied or invalid.
 
     ``number`` counts the copies that have begun; the present one has it. ``began``: a clusterTime.
+    ``seconds`` were spent on it so far, pauses left out.
     """
 
     state: str
@@ -124,6 +125,8 @@ class CopyProgress:
     copied: int
     mapping_hash: str
     began: int | None
+    seconds: float
+    paused: bool
 
 
 class Checkpoints:
@@ -215,12 +218,15 @@ class Checkpoints:
         arguments = namespace, before.number, incarnation, estimated, before.mapping_hash, began
         return await self._run(lambda connection: connection.fetchval(_BEGIN, *arguments))
 
-    async def advance_copy(self, namespace: str, number: int, cursor: bytes, copied: int) -> bool:
+    async def advance_copy(
+        self, namespace: str, number: int, cursor: bytes, copied: int, seconds: float, rate: float
+    ) -> bool:
         """Save that everything up to a document is in Kafka, ``copied`` documents in all.
 
-        False: this copy is no longer the one that is wanted.
+        ``seconds`` were spent on them, ``rate`` is documents a second lately. False: this copy is no longer
+        the one that is wanted.
         """
-        arguments = namespace, number, cursor, copied
+        arguments = namespace, number, cursor, copied, seconds, rate
         return bool(await self._run(lambda connection: connection.fetchval(_PROGRESS, *arguments)))
 
     async def begin_removal(self, namespace: str, number: int) -> bool:
@@ -247,6 +253,10 @@ class Checkpoints:
     async def finish_copy(self, namespace: str, number: int) -> bool:
         """Save that the copy is whole; False: it is no longer the one that is wanted."""
         return bool(await self._run(lambda connection: connection.fetchval(_FINISH, namespace, number)))
+
+    async def do(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Do a statement of another module over this connection, as patiently."""
+        return await self._run(work)
 
     async def _run(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """Do one statement; while PostgreSQL is away, wait and do it again (each may run twice)."""

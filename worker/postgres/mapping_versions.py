@@ -50,7 +50,7 @@ _KNOWN = "SELECT namespace, collection_id, mapping_hash, copies FROM crossfade.c
 _CHANGED = "UPDATE crossfade.mapping SET changes = changes + 1"
 _COPY_AGAIN = """
 UPDATE crossfade.collection c SET mapping_hash = k.mapping_hash, copy_state = 'pending', copy_cursor = NULL,
-    copied = 0, copy_started_at = NULL, copy_finished_at = NULL
+    copied = 0, copy_seconds = 0, copy_rate = NULL, copy_started_at = NULL, copy_finished_at = NULL
 FROM unnest($1::text[], $2::text[]) AS k(namespace, mapping_hash) WHERE c.namespace = k.namespace
 """
 _AWAY = "SELECT count(*) FROM crossfade.tenant WHERE phase <> 'mongo'"
@@ -65,16 +65,21 @@ async def agree(connection: Connection, hashes: Mapping[str, str]) -> Agreed:
     """Make new collections known; `MappingError` when the rows of one are another mapping's."""
     # Read first: a change between here and the hashes then ends our first batch.
     changes: int = await connection.fetchval(_CHANGES)  # pyright: ignore[reportAssignmentType]
-    await connection.execute(_ADD, list(hashes), list(hashes.values()))
+    await make_known(connection, hashes)
     stored = await known(connection)
     if other := [name for name, hash_ in hashes.items() if stored[name].mapping_hash != hash_]:
         raise MappingError(
             f"the rows of {', '.join(other)} were made by another mapping than the file has now",
             remedy="put the mapping back, or accept it by "
-            f"`crossfade copy {' '.join(f'--collection {name}' for name in other)}`, which copies again over "
-            "the live rows",
+            f"`crossfade copy start {' '.join(f'--collection {name}' for name in other)}`, which copies "
+            "again over the live rows",
         )
     return Agreed(changes, {name: stored[name].number for name in hashes})
+
+
+async def make_known(connection: Connection, hashes: Mapping[str, str]) -> None:
+    """Make collections known that are not yet; those that are stay as they are."""
+    await connection.execute(_ADD, list(hashes), list(hashes.values()))
 
 
 async def accept(connection: Connection, hashes: Mapping[str, str], chosen: Collection[str]) -> None:
@@ -85,7 +90,7 @@ async def accept(connection: Connection, hashes: Mapping[str, str], chosen: Coll
     """
     wanted = {name: hashes[name] for name in chosen}
     async with connection.transaction():
-        await connection.execute(_ADD, list(wanted), list(wanted.values()))
+        await make_known(connection, wanted)
         stored = await known(connection)
         if any(stored[name].mapping_hash != hash_ for name, hash_ in wanted.items()):
             if away := await connection.fetchval(_AWAY):

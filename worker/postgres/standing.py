@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from worker.errors import SchemaError, ServiceUnavailable
 from worker.postgres.connect import Connection
@@ -19,7 +20,8 @@ from worker.postgres.migration_log import OUTCOMES
 class CopyStanding(NamedTuple):
     """A collection's copy. ``copied``: documents that Kafka has; ``estimated``: held when the copy began.
 
-    ``copies`` counts the copies that have begun, ``mapping_hash`` is that of the rows' mapping.
+    ``copies`` counts the copies that have begun, ``mapping_hash`` is that of the rows' mapping. ``seconds``
+    were spent so far and ``rate`` is documents a second lately, both without pauses.
     """
 
     namespace: str
@@ -30,15 +32,23 @@ class CopyStanding(NamedTuple):
     finished_at: datetime | None
     copies: int
     mapping_hash: str
+    paused: bool = False
+    seconds: float = 0.0
+    rate: float | None = None
 
 
 class PublisherStanding(NamedTuple):
-    """A publisher's stream. ``token_time``: clusterTime of the saved resume token, as one integer."""
+    """A publisher's stream. ``token_time``: clusterTime of the saved resume token, as one integer.
+
+    ``copy``: what its copy goes by, and what holds it, as `worker.publish.throttle` told at ``copy_at``.
+    """
 
     publisher: str
     incarnation: UUID
     token_time: int | None
     saved_at: datetime
+    copy: Mapping[str, Any] | None = None
+    copy_at: datetime | None = None
 
 
 class PartitionStanding(NamedTuple):
@@ -70,12 +80,14 @@ class Standing:
 
 _NOW = "SELECT clock_timestamp()"
 _COPIES = """
-SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at, copies, mapping_hash
+SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at, copies,
+    mapping_hash, copy_paused, copy_seconds, copy_rate
 FROM crossfade.collection ORDER BY namespace
 """
-_PUBLISHERS = (
-    "SELECT publisher, incarnation, token_time, saved_at FROM crossfade.checkpoint ORDER BY publisher"
-)
+_PUBLISHERS = """
+SELECT publisher, incarnation, token_time, saved_at, copy_standing, copy_standing_at
+FROM crossfade.checkpoint ORDER BY publisher
+"""
 _PARTITIONS = f"""
 SELECT topic, partition, records, heartbeat_at, {", ".join(OUTCOMES)} FROM crossfade.partition_progress
 ORDER BY topic, partition
@@ -116,7 +128,10 @@ async def _read(connection: Connection) -> Standing:
     return Standing(
         at=at,
         copies=[CopyStanding(*row) for row in copies],
-        publishers=[PublisherStanding(*row) for row in publishers],
+        publishers=[
+            PublisherStanding(row[0], row[1], row[2], row[3], row[4] and orjson.loads(row[4]), row[5])
+            for row in publishers
+        ],
         partitions=[
             PartitionStanding(row[0], row[1], row[2], row[3], {name: row[name] for name in OUTCOMES})
             for row in partitions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,13 @@ from worker.errors import Fatal
 from worker.mongo.client import RAW, Client, describe, transient
 from worker.mongo.collections import fitting
 from worker.mongo.heartbeat import Heartbeat
+from worker.mongo.preference import ReadPreference
 from worker.mongo.snapshot import After, Reply, estimated_count, read_chunk
 from worker.postgres.checkpoints import Checkpoints, CopyProgress
+from worker.publish.pace import Pace
 from worker.publish.removal import Removal
 from worker.publish.target import Incarnation, Outgoing, Target, Targets
+from worker.publish.throttle import Hold, Paused, Throttle
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
@@ -48,17 +52,20 @@ class _Place:
     after: After | None
     copied: int
     began: int
+    seconds: float = 0.0  # spent on it, pauses left out
+    pace: Pace = field(default_factory=Pace)
+    since: float = 0.0  # what is counted in seconds, by the clock that never goes backwards
 
     @classmethod
     def of(cls, target: Target, progress: CopyProgress) -> _Place:
         """Return where a copy that has begun goes on."""
         began = progress.began or 0
         if progress.cursor is None:
-            return cls(progress.number, None, None, 0, began)
+            return cls(progress.number, None, None, 0, began, progress.seconds)
         cursor = bson.decode(progress.cursor, RAW)
         namespace = cursor.get("ns")
         collection = Collection.parse(namespace) if namespace else target.collection
-        return cls(progress.number, collection, After(cursor[""]), progress.copied, began)
+        return cls(progress.number, collection, After(cursor[""]), progress.copied, began, progress.seconds)
 
 
 _Work = Callable[[Target, _Place], Awaitable[None]]
@@ -87,6 +94,8 @@ class Copier:
     heartbeat: Heartbeat
     removal: Removal
     targets: Targets
+    throttle: Throttle
+    preference: ReadPreference
     hashes: Mapping[str, str]
     incarnation: Incarnation
     first_life: bool
@@ -106,14 +115,21 @@ class Copier:
             if elsewhere is None:
                 # Once: two publishers of different names would otherwise copy in turns for ever.
                 elsewhere = {name for name in self.hashes if not self._ours(copies[name])}
-            for target in self.targets.all if self.enabled else ():
-                progress = copies[target.namespace]
-                if target.namespace in elsewhere or self._wanted(progress):
-                    elsewhere.discard(target.namespace)
-                    await self._run(target, progress)
-                    break
-            else:
+            if not self.enabled or not await self._next(copies, elsewhere):
                 await asyncio.sleep(LOOK_EVERY)
+
+    async def _next(self, copies: Mapping[str, CopyProgress], elsewhere: set[str]) -> bool:
+        """Copy the next collection; return whether there was one that is not paused."""
+        for target in self.targets.all:
+            progress = copies[target.namespace]
+            if target.namespace not in elsewhere and not self._wanted(progress):
+                continue
+            if progress.paused:
+                self.throttle.note(Hold.PAUSE)
+                continue
+            elsewhere.discard(target.namespace)
+            return await self._run(target, progress)
+        return False
 
     def _require_same_mapping(self, copies: Mapping[str, CopyProgress]) -> None:
         for namespace, hash_ in self.hashes.items():
@@ -130,14 +146,15 @@ class Copier:
     def _ours(self, progress: CopyProgress) -> bool:
         return progress.incarnation == self.incarnation.id
 
-    async def _run(self, target: Target, progress: CopyProgress) -> None:
+    async def _run(self, target: Target, progress: CopyProgress) -> bool:
+        """Copy a collection, from where it stopped; False when it is paused meanwhile."""
         removing = progress.state == "removing" and self._ours(progress)
         if progress.state in ("copying", "removing") and self._ours(progress):
             place = _Place.of(target, progress)
         elif (begun := await self._begin(target, progress)) is not None:
             place = begun
         else:
-            return
+            return True
         try:
             if not removing:
                 _log.info("copy begins", collection=target.namespace, copy=place.number, after=place.copied)
@@ -148,10 +165,14 @@ class Copier:
                 await self._retried(target, place, self._remove)
             if not await self.checkpoints.finish_copy(target.namespace, place.number):
                 raise _NotWanted
+        except Paused:
+            _log.info("copy paused", collection=target.namespace, after=place.copied)
+            return False
         except _NotWanted:
             _log.info("copy is no longer wanted as it was begun", collection=target.namespace)
         else:
             _log.info("copied", collection=target.namespace, documents=place.copied)
+        return True
 
     async def _remove(self, target: Target, place: _Place) -> None:
         still_wanted = partial(self._still_wanted, target, place)
@@ -163,6 +184,8 @@ class Copier:
         progress = (await self.checkpoints.copies())[target.namespace]
         if progress.number != place.number or progress.state != "removing":
             raise _NotWanted
+        if progress.paused:
+            raise Paused
 
     async def _begin(self, target: Target, progress: CopyProgress) -> _Place | None:
         delays = Backoff().delays()
@@ -197,11 +220,12 @@ class Copier:
 
     async def _copy(self, target: Target, place: _Place) -> None:
         """Send every reply while the next one is being read."""
-        replies = self._replies(target, place)
-        following = asyncio.create_task(_next(replies))
+        place.since = time.monotonic()
+        reads = self._reads(target, place)
+        following = asyncio.create_task(_following(reads))
         try:
-            while (read := await following) is not None:
-                following = asyncio.create_task(_next(replies))
+            while (read := await self._advanced_until(following, target, place)) is not None:
+                following = asyncio.create_task(_following(reads))
                 outgoing = await self._encode(target, read)
                 acknowledgements = await self.producer.send_all(outgoing.records)
                 documents = read.reply.documents
@@ -210,15 +234,30 @@ class Copier:
                 )
                 while len(self._sent) > _IN_FLIGHT:
                     await self._advance(target, place)
-            while self._sent:
-                await self._advance(target, place)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-            await replies.aclose()
+            await reads.aclose()
 
-    async def _replies(self, target: Target, place: _Place) -> AsyncGenerator[_Read, None]:
-        """Read each real collection in order, from the copy's place on.
+    async def _advanced_until(
+        self, following: asyncio.Task[_Read | None], target: Target, place: _Place
+    ) -> _Read | None:
+        """Wait for the next read; meanwhile save how far the copy is, for the throttle may let it wait long.
+
+        At the end all that was sent is saved, and so it is at a pause.
+        """
+        while self._sent:
+            pending = [one for one in self._sent[0].acknowledgements if not one.done()]
+            if pending:
+                await asyncio.wait({following, *pending}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done() and not following.exception() and following.result():
+                break
+            if following.done() or not pending:
+                await self._advance(target, place)
+        return await following
+
+    async def _reads(self, target: Target, place: _Place) -> AsyncGenerator[_Read, None]:
+        """Read each real collection in order, from the copy's place on, when the throttle lets it.
 
         Every snapshot is at or after a heartbeat written now, so it is newer than: S (C3); the token that the
         stream has gone on from, before which a collection that is new in the mapping was not watched; and
@@ -234,14 +273,14 @@ class Copier:
                 continue
             after = last if collection == begun else None
             while True:
-                count = 0
-                async for reply in read_chunk(self.client, collection, after, self.chunk, not_before):
-                    if reply.documents:
-                        count += len(reply.documents)
-                        after = After(reply.documents[-1]["_id"])
-                        yield _Read(collection, reply)
-                if count < self.chunk:
+                await self.throttle.turn(target.namespace)
+                most = self.throttle.most(self.chunk)
+                reply = await read_chunk(self.client, collection, after, most, not_before, self.preference)
+                if not reply.documents:
                     break
+                self.throttle.took(len(reply.documents))
+                after = After(reply.documents[-1]["_id"])
+                yield _Read(collection, reply)
 
     async def _encode(self, target: Target, read: _Read) -> Outgoing:
         outgoing, reply, namespace = Outgoing(), read.reply, str(read.collection)
@@ -288,15 +327,20 @@ class Copier:
         if not self.targets.sources.exact(target.collection):
             cursor["ns"] = str(sent.collection)
         encoded = bson.encode(cursor, codec_options=RAW)
-        if not await self.checkpoints.advance_copy(target.namespace, place.number, encoded, copied):
+        now = time.monotonic()
+        seconds, rate = place.seconds + now - place.since, place.pace.add(sent.documents, now - place.since)
+        if not await self.checkpoints.advance_copy(
+            target.namespace, place.number, encoded, copied, seconds, rate
+        ):
             raise _NotWanted
+        place.seconds, place.since = seconds, now
         place.collection, place.after, place.copied = sent.collection, After(sent.last), copied
         metrics.COPIED.labels(target.namespace).inc(sent.documents)
         failpoints.reach(failpoints.COPY_AFTER_CHUNK)
 
 
-async def _next(replies: AsyncGenerator[_Read, None]) -> _Read | None:
-    return await anext(replies, None)
+async def _following(reads: AsyncGenerator[_Read, None]) -> _Read | None:
+    return await anext(reads, None)
 
 
 async def _wait_after(error: PyMongoError, target: Target, seconds: float) -> None:

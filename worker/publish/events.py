@@ -110,10 +110,8 @@ class EventMaker:
         if operation == "rename":
             renamed = f"{fields['to']['db']}.{fields['to']['coll']}"
             if target := self._targets.find(renamed):
-                _log.error(
-                    f"a collection was renamed to this name: crossfade copy --collection {target.namespace}",
-                    collection=renamed,
-                )
+                told = "a collection was renamed to this name: crossfade copy start --collection"
+                _log.error(f"{told} {target.namespace}", collection=renamed)
 
     async def _look_up(
         self, missing: dict[str, dict[bytes, Any]], newest: Timestamp

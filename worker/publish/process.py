@@ -19,13 +19,15 @@ from worker.mapping import Mapping, hashes, load
 from worker.mongo.client import Client, connect, describe
 from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.missing import missing_collections
+from worker.mongo.preference import read_preference
 from worker.postgres.checkpoints import Checkpoint, Checkpoints
 from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
 from worker.publish.removal import Removal
 from worker.publish.stream import StreamPublisher, TokenLost
 from worker.publish.target import Incarnation, Target, Targets
-from worker.settings import Settings
+from worker.publish.throttle import Throttle
+from worker.settings import Settings, tag_sets
 
 _log = structlog.get_logger()
 
@@ -66,6 +68,7 @@ async def _publish(
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
     metrics.publish_begins(target.namespace for target in targets.all)
+    throttle = _throttle(settings, client, checkpoints, targets)
     removal = Removal(settings.kafka_bootstrap, client, producer, checkpoints, targets.sources)
     while True:
         incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
@@ -76,6 +79,8 @@ async def _publish(
             heartbeat,
             removal,
             targets,
+            throttle,
+            read_preference(settings.copy_read_preference, tag_sets(settings.copy_read_tags)),
             hashes(mapping),
             incarnation,
             checkpoint.incarnations == 1,
@@ -91,10 +96,11 @@ async def _publish(
             async with _told_once(), asyncio.TaskGroup() as tasks:
                 beating = tasks.create_task(heartbeat.run(settings.heartbeat_interval))
                 copying = tasks.create_task(copier.run())
+                throttling = tasks.create_task(throttle.run())
                 leading = tasks.create_task(leadership.hold())
                 tasks.create_task(stream.run(stop))
                 await stop.wait()
-                for task in (leading, beating, copying):
+                for task in (leading, beating, copying, throttling):
                     task.cancel()
             break
         except TokenLost as lost:
@@ -163,6 +169,17 @@ async def _targets(settings: Settings, mapping: Mapping) -> Targets:
         )
 
     return Targets([target(collection) for collection in collections], mapping.sources())
+
+
+def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targets: Targets) -> Throttle:
+    limits = {
+        "rate": settings.copy_rate,
+        "max_lag": settings.copy_max_lag,
+        "max_replication_lag": settings.copy_max_replication_lag,
+    }
+    topics = [target.stream_topic for target in targets.all]
+    interval = settings.heartbeat_interval
+    return Throttle(client, checkpoints, settings.publisher, topics, interval, limits, settings.copy_enabled)
 
 
 async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpoint:

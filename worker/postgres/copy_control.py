@@ -1,0 +1,87 @@
+"""How people hold the copy back: pauses and limits, and what a publisher tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from worker.postgres import audit
+from worker.postgres.connect import Connection
+
+LIMITS = ("rate", "max_lag", "max_replication_lag")
+"""Documents a second; seconds; seconds. Stored as NULL: as publish's settings say; 0: none."""
+
+
+class Control(NamedTuple):
+    """What holds the copy back at one moment. ``lag``: seconds that apply is behind, None when unknown."""
+
+    limits: Mapping[str, float | None]
+    paused: frozenset[str]
+    lag: float | None
+
+
+# A heartbeat is up to its interval old when all is well, which is no lag: what counts is how long the last
+# one took, or how long the next one is overdue.
+_CONTROL = """
+SELECT rate, max_lag, max_replication_lag,
+    (SELECT array_agg(namespace) FROM crossfade.collection WHERE copy_paused) AS paused,
+    (SELECT extract(epoch FROM max(greatest(heartbeat_applied_at - heartbeat_at,
+        clock_timestamp() - heartbeat_at - make_interval(secs => $2))))::float8
+     FROM crossfade.partition_progress WHERE heartbeat_at IS NOT NULL AND topic = ANY($1::text[])) AS lag
+FROM crossfade.copy_limits
+"""
+_STANDING = """
+UPDATE crossfade.checkpoint SET copy_standing = $2, copy_standing_at = clock_timestamp() WHERE publisher = $1
+"""
+_PAUSE = """
+UPDATE crossfade.collection SET copy_paused = $2
+WHERE namespace = ANY($1::text[]) AND copy_paused <> $2 RETURNING namespace
+"""
+_PAUSED = "SELECT namespace FROM crossfade.collection WHERE copy_paused"
+_LIMITS = "SELECT rate, max_lag, max_replication_lag FROM crossfade.copy_limits"
+
+
+async def read(connection: Connection, topics: Sequence[str], heartbeat_interval: float) -> Control:
+    """Return what holds now; ``topics``: the stream topics whose heartbeats tell apply's lag."""
+    row = await connection.fetchrow(_CONTROL, topics, heartbeat_interval)
+    assert row is not None
+    return Control({name: row[name] for name in LIMITS}, frozenset(row["paused"] or ()), row["lag"])
+
+
+async def tell(connection: Connection, publisher: str, standing: Mapping[str, Any]) -> None:
+    """Store what a publisher's copy goes by."""
+    await connection.execute(_STANDING, publisher, orjson.dumps(standing))
+
+
+async def pause(connection: Connection, namespaces: Sequence[str], paused: bool) -> list[str]:
+    """Pause collections' copies, or let them go on; return those that were otherwise before. Audited."""
+    async with connection.transaction():
+        changed = sorted(row[0] for row in await connection.fetch(_PAUSE, namespaces, paused))
+        if changed:
+            action = "copy pause" if paused else "copy resume"
+            await audit.note(connection, action, {"collections": changed})
+    return changed
+
+
+async def paused_copies(connection: Connection) -> set[str]:
+    """Return the collections whose copies are paused."""
+    return {row[0] for row in await connection.fetch(_PAUSED)}
+
+
+async def limit(connection: Connection, limits: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Change these limits, by name; return all as they are stored. Audited when any changes."""
+    async with connection.transaction():
+        if limits:
+            unknown = set(limits) - set(LIMITS)
+            assert not unknown, unknown
+            changes = ", ".join(f"{name} = ${number}" for number, name in enumerate(limits, start=1))
+            await connection.execute(
+                f"UPDATE crossfade.copy_limits SET {changes}",  # noqa: S608 - names of our own columns
+                *limits.values(),
+            )
+            await audit.note(connection, "copy throttle", limits)
+        row = await connection.fetchrow(_LIMITS)
+    assert row is not None
+    return {name: row[name] for name in LIMITS}
