@@ -181,7 +181,9 @@ class World:
         consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
         try:
             await consumer.start()
-            names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
+            names: list[str] = []
+            while not names:  # a broker may not list them yet
+                names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
             partitions = [
                 TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
             ]
@@ -264,8 +266,6 @@ class World:
     async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
         """Send every record of these topics once more, in random order; return how many."""
         async with self._consumer(topics) as (consumer, partitions):
-            if not partitions:
-                return 0
             await consumer.seek_to_beginning()
             left = sum((await consumer.end_offsets(partitions)).values())
             records = [await consumer.getone() for _ in range(left)]
