@@ -233,7 +233,7 @@ async def _sent(run: Run, least: int) -> int:
     """Wait until the stream has sent so many changes of leads, a while at most; return how many."""
     sent = 0
     with suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while True:
                 ends = await run.w.ends()
                 sent = sum(end for (topic, _), end in ends.items() if topic.endswith(".leads"))

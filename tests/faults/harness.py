@@ -73,12 +73,12 @@ async def run_seed(
 
 async def _under_faults(run: Run, seconds: float) -> None:
     rng, loop = run.rng, asyncio.get_running_loop()
-    for name in ("publish", "apply", *(["apply second"] if rng.random() < 0.4 else [])):
-        run.keep(name)
-    if rng.random() < 0.75:  # else faults meet the start
-        begun = "SELECT count(*) FROM crossfade.document"
-        await run.together(run.w.until_value(begun, 1, SETTLE_SECONDS))
     async with run.w.writes(rng.choice([40, 80, 150]), seed=run.report.seed) as writer:
+        for name in ("publish", "apply", *(["apply second"] if rng.random() < 0.4 else [])):
+            run.keep(name)
+        if rng.random() < 0.75:  # else faults meet the start
+            leads = "SELECT count(*) FROM crossfade.checkpoint"
+            await run.together(run.w.until_value(leads, 1, SETTLE_SECONDS))
         until, least = loop.time() + seconds, rng.randint(3, 6)
         while loop.time() < until or len(run.report.faults) < least:
             await asyncio.sleep(rng.uniform(0.2, 2.5))

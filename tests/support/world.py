@@ -143,7 +143,7 @@ class World:
         return ", ".join(told).replace(f"{self.name}.", "")
 
     async def _published_and_copied(self, connection: asyncpg.Connection, at: int) -> None:
-        token = "SELECT count(*) > 0 AND bool_and(token_time > $1) FROM crossfade.checkpoint"
+        token = "SELECT coalesce(max(token_time) > $1, false) FROM crossfade.checkpoint"
         while not (await connection.fetchval(token, at) and await self._copied(connection)):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
