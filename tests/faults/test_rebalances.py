@@ -78,7 +78,6 @@ async def test_offsets_and_counts_are_right_though_workers_join_and_leave(
             assert row["records"] == outcomes >= row["next_offset"]  # none unread, some read twice
             once = row["applied"] + row["absent"] + row["parked"]
             assert once <= row["next_offset"], (row["topic"], row["partition"])
-        assert sum(row["records"] - row["next_offset"] for row in rows) > 0
         told = "".join(log(w, f"apply {number}") for number in range(1, born + 1))
         for wrong in ("Traceback", "Kafka no longer has", "made anew", "person must act"):
             assert wrong not in told
