@@ -22,6 +22,7 @@ from worker.postgres.orphans import Orphans, find_orphans
 from worker.postgres.replication import cascades, why_no_replica
 from worker.postgres.standing import read_standing
 from worker.postgres.tables import table_faults
+from worker.postgres.triggers import disabled, enable
 from worker.settings import Settings
 
 
@@ -36,7 +37,7 @@ class Check:
     findings: Sequence[dict[str, Any]] = ()
 
 
-_TABLES, _ROLE, _ORPHANS = "tables", "replication role", "orphans"
+_TABLES, _TRIGGERS, _ROLE, _ORPHANS = "tables", "triggers", "replication role", "orphans"
 _COLLECTIONS = "collections"
 
 
@@ -82,6 +83,17 @@ async def tables(connection: Connection, mapping: Mapping) -> Check:
             for one in faults
         ],
     )
+
+
+async def triggers(connection: Connection, mapping: Mapping) -> Check:
+    """Check that no trigger of the mapped tables is disabled."""
+    found = await disabled(connection, mapping)
+    if not found:
+        return Check(_TRIGGERS, True, "no trigger of the mapped tables is disabled")
+    lines = "".join(f"\n{one}: {enable(one)}" for one in found)
+    told = f"{len(found)} disabled: rows lack what they make{lines}"
+    again = "enable each, then `crossfade copy --collection` with its collection makes the rows anew"
+    return Check(_TRIGGERS, False, told, again, [one._asdict() for one in found])
 
 
 async def replication_role(connection: Connection, mapping: Mapping, wanted: str) -> Check:
@@ -136,7 +148,7 @@ def _line(found: Orphans) -> str:
 
 
 async def _postgresql(settings: Settings, mapping: Mapping | None) -> list[Check]:
-    name, dependent = "postgresql", (_TABLES, _ROLE)
+    name, dependent = "postgresql", (_TABLES, _TRIGGERS, _ROLE)
     try:
         dsn = settings.postgres_dsn.get_secret_value()
         connection = await connect(dsn, "check", statement_timeout=ANSWER_WITHIN)
@@ -150,6 +162,7 @@ async def _postgresql(settings: Settings, mapping: Mapping | None) -> list[Check
         return [
             first,
             await _made(_TABLES, lambda: tables(connection, mapping)),
+            await _made(_TRIGGERS, lambda: triggers(connection, mapping)),
             await _made(_ROLE, lambda: replication_role(connection, mapping, wanted)),
         ]
     finally:

@@ -20,6 +20,7 @@ NAMES = [
     "fences",
     "postgresql",
     "tables",
+    "triggers",
     "replication role",
     "orphans",
     "mongodb",
@@ -65,11 +66,14 @@ async def test_tables_that_do_not_fit_are_told_by_check_and_by_apply(
         connection = await w.connect()
         await connection.execute(
             "ALTER TABLE pages DROP version, ALTER title TYPE varchar(80); "
-            "ALTER TABLE users NO FORCE ROW LEVEL SECURITY"
+            "ALTER TABLE users NO FORCE ROW LEVEL SECURITY; "
+            "ALTER TABLE leads DISABLE TRIGGER search_vector_follows"
         )
         await connection.close()
         code, checks = await checked(w)
-        assert (code, answers(checks)) == (1, {"tables": False})
+        assert (code, answers(checks)) == (1, {"tables": False, "triggers": False})
+        enable = 'ALTER TABLE "leads" ENABLE ALWAYS TRIGGER "search_vector_follows"'
+        assert enable in checks["triggers"]["detail"]
         assert [(one["table"], one["column"]) for one in checks["tables"]["findings"]] == [
             ("users", None),
             ("pages", "title"),
@@ -128,7 +132,7 @@ async def rows_of(w: World, query: str) -> list[Any]:
     [
         (
             {"CROSSFADE_POSTGRES_DSN": f"postgresql://x:s3cret@{NOWHERE}/x"},
-            {"postgresql", "tables", "replication role"},
+            {"postgresql", "tables", "triggers", "replication role"},
         ),
         ({"CROSSFADE_POSTGRES_READER_DSN": f"postgresql://x:s3cret@{NOWHERE}/x"}, {"orphans"}),
         ({"CROSSFADE_POSTGRES_READER_DSN": "SYNC"}, {"orphans"}),
@@ -165,6 +169,7 @@ async def test_a_wrong_mapping_is_false_and_what_needs_it_is_not_made(
         assert checks["postgresql"]["ok"] and checks["mongodb"]["ok"]
         assert {name for name, one in checks.items() if one["ok"] is None} == {
             "tables",
+            "triggers",
             "replication role",
             "orphans",
             "collections",

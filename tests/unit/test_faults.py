@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from worker.postgres.faults import RETRY_REASONS, Action, action_for, kind_for, retry_reason
+from worker.postgres.faults import RETRY_REASONS, Action, action_for, kind_for, retry_reason, unusable
 
 
 def error(code: str) -> asyncpg.PostgresError:
@@ -38,7 +38,9 @@ def test_what_one_events_data_causes_is_that_events_alone(code: str, action: Act
     assert retry_reason(error(code)) == "data"
 
 
-@pytest.mark.parametrize("code", ["42P01", "42501", "XF001", "XX000", "58030", "28P01", "0A000", ""])
+@pytest.mark.parametrize(
+    "code", ["42P01", "42501", "XF001", "XX000", "26000", "42P05", "58030", "28P01", "0A000", ""]
+)
 def test_what_is_about_the_database_stops(code: str) -> None:
     assert action_for(error(code))[0] is Action.STOP
     assert retry_reason(error(code)) in RETRY_REASONS
@@ -48,3 +50,11 @@ def test_what_is_about_the_database_stops(code: str) -> None:
 def test_what_passes_is_tried_again(code: str) -> None:
     assert action_for(error(code))[0] is Action.RETRY
     assert retry_reason(error(code)) not in ("data", "other")
+
+
+def test_a_plan_that_an_altered_table_made_invalid_is_made_again() -> None:
+    assert action_for(asyncpg.InvalidCachedStatementError("a plan"))[0] is Action.RETRY
+
+
+def test_a_server_that_became_read_only_is_left() -> None:
+    assert unusable(error("25006")) and not unusable(error("40P01"))

@@ -7,13 +7,13 @@ from contextlib import suppress
 
 import structlog
 
-from worker.errors import ServiceUnavailable
+from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.mapping import Mapping
 from worker.postgres.connect import Connection, connect
 from worker.postgres.faults import FAULTS
 from worker.postgres.migration_log import offsets
 from worker.postgres.tables import require_tables
-from worker.postgres.triggers import Disabled, disabled, remedy
+from worker.postgres.triggers import Disabled, disabled, enable
 
 _log = structlog.get_logger()
 LOOK_EVERY = 5.0  # seconds between looks at the live tables
@@ -30,8 +30,16 @@ async def require(connection: Connection, mapping: Mapping) -> None:
         )
 
 
+async def require_still(connection: Connection, mapping: Mapping) -> None:
+    """Raise `Fatal` where tables that fitted at the start no longer do; the next start waits for them."""
+    try:
+        await require_tables(connection, mapping)
+    except SchemaError as error:
+        raise Fatal(error.message, remedy=error.remedy) from None
+
+
 async def watch(dsn: str, mapping: Mapping) -> None:
-    """Look at the live tables again and again; raise a `SchemaError` when they no longer fit.
+    """Look at the live tables again and again; raise `Fatal` when they no longer fit.
 
     Most changes of a table stop a batch. But a type that rounds would change values, and a column that no
     document fills make a dead letter of every event.
@@ -42,7 +50,7 @@ async def watch(dsn: str, mapping: Mapping) -> None:
             connection = await connect(dsn, "apply tables", statement_timeout=_ANSWER_WITHIN)
             try:
                 while True:
-                    await require_tables(connection, mapping)
+                    await require_still(connection, mapping)
                     told = _tell(set(await disabled(connection, mapping)), told)
                     await asyncio.sleep(LOOK_EVERY)
             finally:
@@ -56,7 +64,7 @@ def _tell(found: set[Disabled], told: set[Disabled]) -> set[Disabled]:
             "a trigger is disabled: rows lack what it makes",
             table=one.table,
             trigger=one.trigger,
-            remedy=remedy(one),
+            remedy=f"{enable(one)}; then copy the collection again",
         )
     for one in sorted(told - found):
         _log.info("a trigger is enabled again", table=one.table, trigger=one.trigger)

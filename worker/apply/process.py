@@ -32,7 +32,6 @@ from worker.postgres.constraints import Constraints
 from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
 from worker.postgres.migration_log import Partition
 from worker.postgres.replication import why_no_replica
-from worker.postgres.tables import require_tables
 from worker.postgres.target import TargetTable
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -315,11 +314,11 @@ class ApplyWorker:
                 await asyncio.sleep(delay)
 
     async def _name_misfits(self) -> None:
-        """Raise a `SchemaError` that says what to run, where the tables no longer fit."""
+        """Raise an error that says what to run, where the tables no longer fit."""
         with suppress(ServiceUnavailable, *FAULTS):
             connection = await self._connect()
             try:
-                await require_tables(connection, self._mapping)
+                await preconditions.require_still(connection, self._mapping)
             finally:
                 connection.terminate()
 

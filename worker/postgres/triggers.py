@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from worker.mapping import Mapping
 from worker.postgres.connect import Connection
+from worker.postgres.target import quoted
 
 
 class Disabled(NamedTuple):
@@ -35,9 +36,6 @@ async def disabled(connection: Connection, mapping: Mapping) -> list[Disabled]:
     return [Disabled(*row) for row in await connection.fetch(_DISABLED, names)]
 
 
-def remedy(found: Disabled) -> str:
-    """Return what to do about it."""
-    return (
-        f'ALTER TABLE "{found.table}" ENABLE ALWAYS TRIGGER "{found.trigger}" (or ENABLE TRIGGER, if it need '
-        "not see apply's rows), then `crossfade copy --collection` with its collection, to make its rows anew"
-    )
+def enable(found: Disabled) -> str:
+    """Return what to run: ALWAYS, so that it sees a replica session's rows too."""
+    return f"ALTER TABLE {quoted(found.table)} ENABLE ALWAYS TRIGGER {quoted(found.trigger)}"
