@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
+import pytest
 
+from tests.support.proxy import Proxy, proxy
 from tests.support.world import World, world
 from worker.embedded import Services
 
-_LEADERS = """
+_LEADER = """
 SELECT pid FROM pg_stat_activity WHERE application_name = 'crossfade leader' AND datname = current_database()
+    AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)
 """
+
+TAKEN_OVER_WITHIN = 30  # seconds; 11 and what a busy machine takes
+_SUPERSEDED = "SELECT sum(superseded) FROM crossfade.partition_progress"
 
 
 def _told(w: World, name: str, event: str) -> bool:
@@ -28,6 +37,9 @@ async def test_a_standby_takes_over_when_the_leader_dies(services: Services, tmp
             await w.start("publish", "second")
             await w.until("second stands by", lambda: _told(w, "second", "standing by"))
             assert not _told(w, "second", '"publishing"')
+            await w.start("publish", "third")
+            await w.until("third stands by", lambda: _told(w, "third", "standing by"))
+            assert await w.stop("third") == 0
             await w.kill("first")
             await w.until("second leads", lambda: _told(w, "second", "leading from now on"), 20)
             await w.settled()
@@ -36,27 +48,68 @@ async def test_a_standby_takes_over_when_the_leader_dies(services: Services, tmp
         assert await w.stop("second") == 0
 
 
-async def test_a_standby_stops_when_told(services: Services, tmp_path: Path) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(150)
-        await w.start("publish", "first")
-        await w.until("first leads", lambda: _told(w, "first", '"publishing"'))
-        await w.start("publish", "second")
-        await w.until("second stands by", lambda: _told(w, "second", "standing by"))
-        assert await w.stop("second") == 0
+@asynccontextmanager
+async def _own_way_to_postgres(w: World) -> AsyncIterator[tuple[Proxy, str]]:
+    """Return a proxy to PostgreSQL and the connection string that goes through it."""
+    dsn = w.env["CROSSFADE_POSTGRES_DSN"]
+    host = re.search(r"127\.0\.0\.1:(\d+)", dsn)
+    assert host is not None
+    async with proxy(int(host[1])) as way:
+        yield way, dsn.replace(host[0], f"127.0.0.1:{way.port}")
 
 
-async def test_a_leader_whose_lock_is_lost_takes_it_again(services: Services, tmp_path: Path) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(150)
-        await w.start("publish", "publish")
+async def _end_its_session(w: World) -> None:
+    await w.value("SELECT pg_terminate_backend($1)", await w.value(_LEADER))
+
+
+@pytest.mark.timeout(400)
+async def test_whatever_becomes_of_the_leader_another_one_leads_and_two_at_once_do_no_harm(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w, _own_way_to_postgres(w) as (way, dsn):
+        await w.load(2500, tenants=3)
+        await w.start("publish", "first", CROSSFADE_COPY_CHUNK="10", CROSSFADE_POSTGRES_DSN=dsn)
         await w.start("apply", "apply")
-        await w.settled()
-        connection: asyncpg.Connection = await w.connect()
-        (before,) = await connection.fetch(_LEADERS)
-        await connection.fetchval("SELECT pg_terminate_backend($1)", before["pid"])
-        await w.until("it is told", lambda: _told(w, "publish", "taking it again"))
-        await w.until_value(f"SELECT count(*) FROM ({_LEADERS}) l WHERE pid <> {before['pid']}", 1)
-        await connection.close()
+        async with w.writes(60) as writer:
+            # An administrator ends its session, and nobody else is there.
+            await w.until_value("SELECT sum(copied) FROM crossfade.collection", 100)
+            await _end_its_session(w)
+            await w.until("first leads again", lambda: _told(w, "first", "leading again"))
+
+            # Its network to PostgreSQL goes silent in the midst of the copy: it knows nothing of it.
+            await w.start("publish", "second")
+            await w.until("second stands by", lambda: _told(w, "second", "standing by"))
+            assert await w.value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'copying'")
+            way.open.clear()
+            await w.until("second leads", lambda: _told(w, "second", "leading from"), TAKEN_OVER_WITHIN)
+            twice = await w.value(_SUPERSEDED) or 0
+            await w.until_value(_SUPERSEDED, twice + 200)  # both send every change
+            way.open.set()
+            assert await w.ended("first") == 1
+
+            # It is frozen for longer than PostgreSQL waits, and comes back.
+            await w.start("publish", "third")
+            await w.until("third stands by", lambda: _told(w, "third", "standing by"))
+            frozen = w.processes["second"]
+            frozen.send_signal(signal.SIGSTOP)
+            await w.until("third leads", lambda: _told(w, "third", "leading from"), TAKEN_OVER_WITHIN)
+            frozen.send_signal(signal.SIGCONT)
+            assert await w.ended("second") == 1
+
+            # An administrator ends its session: it takes the lock again, or the other one is faster.
+            await w.start("publish", "fourth")
+            await w.until("fourth stands by", lambda: _told(w, "fourth", "standing by"))
+            await _end_its_session(w)
+            await w.settled()
+
+            # PostgreSQL is started again: one of those that are there goes on.
+            changes = writer.counters.changes
+            await services.kill("postgres")
+            await w.until("writes go on", lambda: writer.counters.changes > changes + 50)
+            await services.start("postgres")
+            await w.settled()
         await w.settled()
         await w.assert_nothing_lost()
+        assert await w.value(_LEADER)
+        names = ("first", "second", "third", "fourth", "apply")
+        assert not [name for name in names if _told(w, name, "Traceback")]

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from examples.spaces import oracle
@@ -37,10 +37,10 @@ class World:
     ``mapping`` is a mapping file's text; every NAME in it becomes the world's own.
     """
 
-    def __init__(self, services: Services, directory: Path, mapping: str) -> None:
+    def __init__(self, services: Services, directory: Path, mapping: str, mongo_uri: str) -> None:
         self.name = f"w{uuid4().hex[:10]}"
         self.services, self.directory = services, directory
-        self.client = AsyncIOMotorClient(services.mongo_uri, uuidRepresentation="standard", tz_aware=True)
+        self.client = AsyncIOMotorClient(mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
         self.ledger = Ledger()
         self.code = Path(__file__).parents[2]
@@ -51,6 +51,7 @@ class World:
         self.env = {
             **os.environ,
             **services.env(),
+            "CROSSFADE_MONGO_URI": mongo_uri,
             "CROSSFADE_POSTGRES_DSN": services.dsn("crossfade_sync", self.name),
             "CROSSFADE_POSTGRES_READER_DSN": services.dsn("crossfade_reader", self.name),
             "CROSSFADE_MAPPING": str(self.mapping_file),
@@ -265,10 +266,7 @@ class World:
 
     async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
         """Send every record of these topics once more, in random order; return how many."""
-        async with self._consumer(topics) as (consumer, partitions):
-            await consumer.seek_to_beginning()
-            left = sum((await consumer.end_offsets(partitions)).values())
-            records = [await consumer.getone() for _ in range(left)]
+        records = await self.records(topics)
         random.Random(seed).shuffle(records)
         producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
         try:
@@ -277,16 +275,31 @@ class World:
                 await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
         finally:
             await producer.stop()  # sends what is left
-        return left
+        return len(records)
+
+    async def records(self, topics: Callable[[str], bool] = lambda name: True) -> list[ConsumerRecord]:
+        """Return every record that Kafka holds in these topics."""
+        async with self._consumer(topics) as (consumer, partitions):
+            await consumer.seek_to_beginning()
+            left = sum((await consumer.end_offsets(partitions)).values())
+            return [await consumer.getone() for _ in range(left)]
 
 
 @asynccontextmanager
 async def world(
-    services: Services, directory: Path, mapping: str = "", target: str | Path | None = "spaces"
+    services: Services,
+    directory: Path,
+    mapping: str = "",
+    target: str | Path | None = "spaces",
+    *,
+    mongo_uri: str | None = None,
 ) -> AsyncIterator[World]:
-    """Make a world for the reference application, or for another mapping and its tables."""
+    """Make a world for the reference application, or for another mapping and its tables.
+
+    ``mongo_uri``: another MongoDB than that of the services.
+    """
     spaces = MAPPING.read_text().replace("database: spaces", "database: NAME")
-    new = World(services, directory, mapping or spaces)
+    new = World(services, directory, mapping or spaces, mongo_uri or services.mongo_uri)
     admin = await asyncpg.connect(services.postgres_admin_dsn)
     await admin.execute(f'CREATE DATABASE "{new.name}"')
     await admin.close()

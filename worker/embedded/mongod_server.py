@@ -23,9 +23,11 @@ class Mongod(Server):
     name = "mongod"
     port_names = ("mongod",)
 
-    def __init__(self, directory: Path, ports: Mapping[str, int], oplog_mb: int) -> None:
+    def __init__(
+        self, directory: Path, ports: Mapping[str, int], oplog_mb: int, cache_gb: str = _CACHE_GB
+    ) -> None:
         super().__init__(directory, ports)
-        self._oplog_mb = oplog_mb
+        self._oplog_mb, self._cache_gb = oplog_mb, cache_gb
 
     async def prepare(self, report: Report) -> None:
         """Make an empty data directory; mongod fills it."""
@@ -42,7 +44,7 @@ class Mongod(Server):
             "--bind_ip": "127.0.0.1",
             "--replSet": REPLICA_SET,
             "--oplogSize": str(self._oplog_mb),
-            "--wiredTigerCacheSizeGB": _CACHE_GB,
+            "--wiredTigerCacheSizeGB": self._cache_gb,
         }
         settings = ("diagnosticDataCollectionEnabled=false", "shutdownTimeoutMillisForSignaledShutdown=1000")
         command = [str(prerequisites.mongod_program()), "--quiet", "--nounixsocket"]

@@ -23,7 +23,7 @@ _INVALID_CONFIG = 93
 
 async def mongod_is_ready(port: int, replica_set: str) -> bool:
     """Ask mongod whether it is a writable primary; make it a replica set of one where it is not yet."""
-    if not await _listens(port):
+    if not await listens(port):
         return False
     client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
         "127.0.0.1",
@@ -72,7 +72,7 @@ async def _initiate(client: AsyncIOMotorClient[dict[str, Any]], config: dict[str
 
 async def kafka_is_ready(port: int) -> bool:
     """Ask Kafka for its brokers and topics."""
-    if not await _listens(port):
+    if not await listens(port):
         return False
     admin = AIOKafkaAdminClient(
         bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=int(_PATIENCE * 1000)
@@ -103,7 +103,7 @@ async def postgres_is_ready(port: int, database: str) -> bool:
     return True
 
 
-async def _listens(port: int) -> bool:
+async def listens(port: int) -> bool:
     """Say whether a connection is accepted. Drivers would log that it is not."""
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), _PATIENCE)
