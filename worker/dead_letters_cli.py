@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from topics import EnvelopeError, decode, key_to_id
 from topics.envelope import MAX_ORDER
 from worker.errors import ConfigurationError
 from worker.postgres import dead_letter_office as office
+from worker.postgres.audit import os_user
 from worker.postgres.connect import Connection
 from worker.postgres.dead_letter_office import STANDING, STATES, Filter, Letter
 from worker.settings import load
@@ -184,7 +184,7 @@ def replay(
         raise click.UsageError("--kind and --collection narrow --all, not IDs")
     chosen = Filter(ids=ids or None, kinds=kinds, collection=collection)
     _settle(
-        chosen, lambda connection: office.replay(connection, chosen, os_user=_os_user()), "replayed", as_json
+        chosen, lambda connection: office.replay(connection, chosen, os_user=os_user()), "replayed", as_json
     )
 
 
@@ -206,7 +206,7 @@ def discard(ids: tuple[int, ...], reason: str, as_json: bool) -> None:
     chosen = Filter(ids=ids)
     _settle(
         chosen,
-        lambda connection: office.discard(connection, chosen, os_user=_os_user(), reason=reason.strip()),
+        lambda connection: office.discard(connection, chosen, os_user=os_user(), reason=reason.strip()),
         "discarded",
         as_json,
     )
@@ -298,13 +298,6 @@ def _no_such(ids: Sequence[int]) -> ConfigurationError:
     return ConfigurationError(
         f"there is no dead letter {numbers}; nothing was changed", remedy="`crossfade dead-letters list`"
     )
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user without a name, as in a container
-        return "?"
 
 
 def _who(one: office.Audited) -> str:

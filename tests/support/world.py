@@ -24,6 +24,7 @@ from examples.spaces.ledger import Ledger
 from examples.spaces.writer import Writer
 from schema import migrate
 from tests.support.same import unequal
+from topics import Event, decode
 from worker.embedded import Services
 from worker.mapping import Mapping, load
 
@@ -225,19 +226,26 @@ class World:
             )
         assert await self.value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'dead'") == 0
 
+    async def events(self, topics: Callable[[str], bool] = lambda name: True) -> list[Event]:
+        """Return every event that Kafka holds of these topics, in order within each partition."""
+        return [decode(record.value) for record in await self._records(topics)]
+
+    async def _records(self, topics: Callable[[str], bool]) -> list[Any]:
+        async with self._consumer(topics) as (consumer, _):
+            await consumer.seek_to_beginning()
+            left = sum((await consumer.end_offsets(consumer.assignment())).values())
+            return [await consumer.getone() for _ in range(left)]
+
     async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
         """Send every record of these topics once more, in random order; return how many."""
-        async with self._consumer(topics) as (consumer, partitions):
-            await consumer.seek_to_beginning()
-            left = sum((await consumer.end_offsets(partitions)).values())
-            records = [await consumer.getone() for _ in range(left)]
+        records = await self._records(topics)
         random.Random(seed).shuffle(records)
         producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
         await producer.start()
         for record in records:
             await producer.send(record.topic, record.value, key=record.key, partition=record.partition)
         await producer.stop()  # sends what is left
-        return left
+        return len(records)
 
 
 @asynccontextmanager

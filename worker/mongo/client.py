@@ -32,8 +32,11 @@ REFUSED = frozenset({13, 18})
 """Codes of a user that may not, or is not who it says (Unauthorized, AuthenticationFailed)."""
 
 
-async def connect(uri: str, role: str) -> Client:
-    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none."""
+async def connect(uri: str, role: str, *, within: float = 10) -> Client:
+    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none.
+
+    ``within``: seconds in which a server must be found, now and whenever one is asked.
+    """
     where = _place(uri)
     try:
         client: Client = AsyncIOMotorClient(
@@ -41,7 +44,7 @@ async def connect(uri: str, role: str) -> Client:
             uuidRepresentation="standard",
             tz_aware=True,
             appname=f"crossfade {role}",
-            serverSelectionTimeoutMS=10_000,
+            serverSelectionTimeoutMS=round(within * 1000),
         )
     except (ConfigurationError, InvalidURI, ValueError):
         raise ServiceUnavailable(

@@ -41,6 +41,8 @@ async def read_chunk(
             command = _find(collection.name, after, limit)
             reply = await database.command(command, codec_options=RAW, session=session)
             cursor = reply["cursor"]
+            if "atClusterTime" not in cursor:
+                return  # there is no such collection: whatever comes into one later, the stream has
             time: Timestamp = cursor["atClusterTime"]
             if time >= not_before:
                 break
