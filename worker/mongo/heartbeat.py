@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 from bson import Timestamp
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from worker.mongo.client import Client, describe
 from worker.retry import Backoff
@@ -28,7 +28,7 @@ class Heartbeat:
         self._count = 0
 
     async def beat(self) -> Timestamp:
-        """Write once; return the clusterTime of the write."""
+        """Write once; return the clusterTime of the write, which a majority has."""
         self._count += 1
         document = {"_id": self._publisher, "at": datetime.now(UTC), "n": self._count}
         reply = await self._database.command(
@@ -38,6 +38,10 @@ class Heartbeat:
                 "writeConcern": {"w": "majority", "wtimeout": 10_000},
             }
         )
+        # A command that could not write, or not to a majority, has not failed: its reply says so.
+        refused = [*reply.get("writeErrors", ()), *filter(None, [reply.get("writeConcernError")])]
+        if refused:
+            raise OperationFailure("the heartbeat was not written", refused[0]["code"], refused[0])
         return reply["operationTime"]
 
     async def run(self, interval: float) -> None:

@@ -25,7 +25,7 @@ from worker.retry import Backoff
 _log = structlog.get_logger()
 T = TypeVar("T")
 
-_SCHEMA = "SELECT to_regclass('crossfade.mapping') IS NOT NULL"  # its newest table that we need
+_SCHEMA = "SELECT to_regclass('crossfade.gone_collection') IS NOT NULL"  # its newest table that we need
 _LOAD = """
 SELECT incarnation, started_time, token, token_time, incarnations
 FROM crossfade.checkpoint WHERE publisher = $1
@@ -50,6 +50,9 @@ WHERE copy_incarnation = $2 AND EXISTS (SELECT FROM begun)
 _INVALIDATE = """
 WITH invalid AS (
     UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1 AND copy_state <> 'pending'
+), gone AS (
+    INSERT INTO crossfade.gone_collection (namespace, collection) VALUES ($6, $1)
+    ON CONFLICT (namespace) DO NOTHING
 )
 INSERT INTO crossfade.audit (os_user, action, subject, reason)
 VALUES ($2, $3, $4::jsonb, $5)
@@ -93,6 +96,7 @@ FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
 WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
 ORDER BY d.row_id LIMIT $4
 """
+_GONE = "SELECT namespace FROM crossfade.gone_collection WHERE collection = $1"
 _APPLIED = """
 SELECT NOT EXISTS (
     SELECT FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS k(topic, partition, ends)
@@ -214,7 +218,7 @@ class Checkpoints:
         """Have a collection copied again, because ``real``, one of its collections, changed as a whole."""
         subject = orjson.dumps({"collection": namespace, "namespace": real})
         audited = os_user(), COPY_AGAIN, subject, f"changed as a whole: {change}"
-        await self._run(lambda connection: connection.execute(_INVALIDATE, namespace, *audited))
+        await self._run(lambda connection: connection.execute(_INVALIDATE, namespace, *audited, real))
 
     async def agree(self, hashes: Mapping[str, str]) -> None:
         """Make the mapping's collections known; `MappingError` when the rows are another mapping's.
@@ -261,6 +265,11 @@ class Checkpoints:
             lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
         )
         return [Candidate(row[0], row[1], _document_id(row[0], row[2])) for row in rows]
+
+    async def gone(self, namespace: str) -> list[str]:
+        """Return the real collections of a logical one that were dropped, renamed or overwritten."""
+        rows = await self._run(lambda connection: connection.fetch(_GONE, namespace))
+        return [row[0] for row in rows]
 
     async def applied(self, ends: Mapping[tuple[str, int], int]) -> bool:
         """Whether apply has read every partition up to these offsets."""
