@@ -9,6 +9,7 @@ empty dictionary.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from worker.errors import CrossfadeError
 PUBLISH_AFTER_SEND = "publish.after_send"
 PUBLISH_BEFORE_TOKEN = "publish.before_token"  # noqa: S105 - a name
 PUBLISH_AFTER_TOKEN = "publish.after_token"  # noqa: S105 - a name
+COPY_BEFORE_READ = "copy.before_read"
 COPY_AFTER_CHUNK = "copy.after_chunk"
 REMOVAL_AFTER_SEND = "removal.after_send"
 APPLY_BEFORE_COMMIT = "apply.before_commit"
@@ -28,6 +30,7 @@ NAMES = frozenset(
         PUBLISH_AFTER_SEND,
         PUBLISH_BEFORE_TOKEN,
         PUBLISH_AFTER_TOKEN,
+        COPY_BEFORE_READ,
         COPY_AFTER_CHUNK,
         REMOVAL_AFTER_SEND,
         APPLY_BEFORE_COMMIT,
@@ -74,6 +77,7 @@ def reach(name: str) -> None:
     if place.kind == "exit":
         os._exit(EXIT_CODE)
     if place.kind == "hold":
+        print(f"{name} holds", file=sys.stderr, flush=True)
         time.sleep(place.seconds)
         return
     raise FailpointReached(name)

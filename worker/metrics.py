@@ -19,29 +19,54 @@ _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _SIZE_BUCKETS = (1, 3, 10, 30, 100, 300, 1000, 2000, 3000, 10_000)
 
 
-class Age(Collector):
-    """A gauge in seconds: how long ago moments were, computed when asked. What is not known has no sample.
+class Known(Collector):
+    """A gauge of values by their labels. What is not known has no sample, where a plain gauge would say 0."""
+
+    def __init__(self, name: str, meaning: str, registry: CollectorRegistry, labels: Sequence[str] = ()):
+        self._name, self._meaning, self._labelnames = name, meaning, tuple(labels)
+        self._values: Mapping[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def set_to(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Replace all values."""
+        # One assignment: the thread that serves a scrape sees the old ones or the new ones.
+        self._values = values
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell the values."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labelnames)
+        now = time.time()
+        for labels, value in self._values.items():
+            family.add_metric(labels, self._told(value, now))
+        yield family
+
+    def _told(self, value: float, now: float) -> float:
+        return value
+
+
+class Age(Known):
+    """A gauge in seconds: how long ago moments were, computed when asked.
 
     So a process that has stopped moving shows as a growing age, not as the last value that it set.
     """
 
-    def __init__(self, name: str, meaning: str, registry: CollectorRegistry, labels: Sequence[str] = ()):
-        self._name, self._meaning, self._labelnames = name, meaning, tuple(labels)
-        self._moments: Mapping[tuple[str, ...], float] = {}
-        registry.register(self)
-
     def since(self, moments: Mapping[tuple[str, ...], float]) -> None:
         """Replace the moments (seconds since 1970) by their labels' values."""
-        # One assignment: the thread that serves a scrape sees the old ones or the new ones.
-        self._moments = moments
+        self.set_to(moments)
 
-    def collect(self) -> Iterator[Metric]:
-        """Compute the ages."""
-        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labelnames)
-        now = time.time()
-        for labels, moment in self._moments.items():
-            family.add_metric(labels, max(0.0, now - moment))
-        yield family
+    def _told(self, value: float, now: float) -> float:
+        return max(0.0, now - value)
+
+
+class Countdown(Known):
+    """A gauge in seconds: how long it is until moments, computed when asked; 0 when they have passed."""
+
+    def until(self, moments: Mapping[tuple[str, ...], float]) -> None:
+        """Replace the moments (seconds since 1970) by their labels' values."""
+        self.set_to(moments)
+
+    def _told(self, value: float, now: float) -> float:
+        return max(0.0, value - now)
 
 
 PUBLISH, APPLY = CollectorRegistry(), CollectorRegistry()
@@ -84,6 +109,18 @@ PUBLISH_LAG = Histogram(
 TOKEN_AGE = Age(
     "crossfade_publish_token_age_seconds",
     "Age of the saved resume token; beyond the oplog's window the stream cannot go on",
+    PUBLISH,
+)
+# gauge, seconds: changes that the oplog holds when full, at the rate of those that it holds
+OPLOG_WINDOW = Known(
+    "crossfade_publish_oplog_window_seconds",
+    "Changes that MongoDB's oplog holds, as time; no sample where MongoDB does not tell",
+    PUBLISH,
+)
+# gauge, seconds: until the oplog drops the place of the saved token, computed at the scrape
+OPLOG_LEFT = Countdown(
+    "crossfade_publish_oplog_left_seconds",
+    "Until MongoDB's oplog drops the place of the saved token, if no newer one is saved",
     PUBLISH,
 )
 # counter: times that the change stream was interrupted and opened again

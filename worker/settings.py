@@ -106,6 +106,13 @@ class Settings(_Sources):
     allow_missing_collections: bool = Field(
         False, description="accept mapped collections that MongoDB does not have (yet)"
     )
+    oplog_margin: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of the oplog's window: when less is left before MongoDB drops the place of the "
+        "saved token, `status` and publish warn",
+    )
     heartbeat_interval: float = Field(1.0, gt=0, le=60, description="seconds between heartbeats")
 
     apply_group: str = Field("crossfade-apply", description="Kafka consumer group of the apply workers")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,16 +13,18 @@ import orjson
 
 from topics import Collection, TopicNames
 from worker import copy_report
-from worker.copy_report import span as _span
+from worker.copy_report import span
 from worker.errors import CrossfadeError, MappingError
 from worker.mapping import hashes
 from worker.mapping import load as load_mapping
+from worker.oplog_forecast import lines_of_oplog, look_at_oplog, told_of_oplog
 from worker.postgres.connect import connect
 from worker.postgres.migration_log import OUTCOMES
 from worker.postgres.standing import PublisherStanding, Standing, read_standing
 from worker.settings import Settings, load
 
 _EVERY = 2.0  # seconds between looks of --watch
+_INCIDENTS = 3  # lines of them; --json has more
 _LETTERS = ("dead", "parked", "healed", "discarded")
 
 
@@ -29,11 +32,11 @@ _LETTERS = ("dead", "parked", "healed", "discarded")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its keys are stable.")
 @click.option("--watch", is_flag=True, help=f"Look again every {_EVERY:.0f} s, until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:
-    """Show how the migration stands: copies, lag, dead letters, tenants.
+    """Show how the migration stands: copies, lag, dead letters, tenants, how long publish may be down.
 
-    Reads PostgreSQL only, so it answers while all else is down: then the lag grows. Lag is the age of the
+    Reads PostgreSQL, so it answers while all else is down: then the lag grows. Lag is the age of the
     newest heartbeat applied, in the partition where it is oldest. A copy's rate is of the last minute or so,
-    pauses left out.
+    pauses left out. MongoDB is asked only for its oplog, for two seconds.
 
     \b
     Examples:
@@ -73,9 +76,11 @@ async def _look(settings: Settings) -> dict[str, Any]:
     connection = await connect(settings.postgres_dsn.get_secret_value(), "status")
     try:
         standing = await read_standing(connection)
-        return report(standing, TopicNames(settings.topic_prefix), _hashes(settings))
     finally:
         connection.terminate()
+    told = report(standing, TopicNames(settings.topic_prefix), _hashes(settings))
+    oplog = await look_at_oplog(settings.mongo_uri.get_secret_value())
+    return told | told_of_oplog(oplog, standing.publishers, time.time(), settings.oplog_margin)
 
 
 def _hashes(settings: Settings) -> Mapping[str, str] | None:
@@ -115,6 +120,10 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
         "dead_letters": {state: standing.dead_letters.get(state, 0) for state in _LETTERS},
         "tenant_unknown": standing.tenant_unknown,
         "tenants": dict(sorted(standing.tenants.items())),
+        "incidents": [
+            {"at": one.at.isoformat(), "what": one.action, "subject": one.subject, "reason": one.reason}
+            for one in standing.incidents
+        ],
     }
 
 
@@ -124,6 +133,7 @@ def _publisher(one: PublisherStanding, at: datetime) -> dict[str, Any]:
     return {
         "publisher": one.publisher,
         "incarnation": str(one.incarnation),
+        "incarnations": one.incarnations,
         "token_age_seconds": None if token_age is None else max(0.0, round(token_age, 1)),
         "saved_age_seconds": _age(at, one.saved_at),
         "copy": copy_report.throttle(one, at),
@@ -141,16 +151,16 @@ def lines(told: dict[str, Any]) -> list[str]:
     shown.append("")
     for one in told["publishers"]:
         shown.append(
-            f"publish  {one['publisher']}: token {_span(one['token_age_seconds'])} old, "
-            f"saved {_span(one['saved_age_seconds'])} ago"
+            f"publish  {one['publisher']}: token {span(one['token_age_seconds'])} old, "
+            f"saved {span(one['saved_age_seconds'])} ago"
         )
         if one["copy"] and any(copy["state"] != "copied" for copy in told["collections"]):
             shown.append(f"copy     {copy_report.held(one['copy'])}")
     apply, letters = told["apply"], told["dead_letters"]
     outcomes = [f"{n:,} {name.replace('_', '-')}" for name, n in apply["outcomes"].items() if n]
     shown += [
-        f"apply    lag {_span(apply['lag_seconds'])} over {apply['heartbeat_partitions']} partitions, "
-        f"last batch {_span(apply['last_batch_age_seconds'])} ago",
+        f"apply    lag {span(apply['lag_seconds'])} over {apply['heartbeat_partitions']} partitions, "
+        f"last batch {span(apply['last_batch_age_seconds'])} ago",
         f"records  {apply['records']:,}" + (f": {', '.join(outcomes)}" if outcomes else ""),
         f"letters  {letters['dead']:,} dead, {letters['parked']:,} parked",
         "tenants  " + (", ".join(f"{n:,} {phase}" for phase, n in told["tenants"].items()) or "none yet"),
@@ -170,4 +180,13 @@ def lines(told: dict[str, Any]) -> list[str]:
         )
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")
-    return shown
+    return shown + lines_of_oplog(told, span) + _incidents(told["incidents"])
+
+
+def _incidents(incidents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the newest of what publish did by itself."""
+    return [
+        f"by itself, {one['at'][:19]}  {one['what']} "
+        f"({one['subject'].get('namespace') or one['subject'].get('publisher')}): {one['reason']}"
+        for one in incidents[:_INCIDENTS]
+    ]

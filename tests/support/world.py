@@ -24,6 +24,7 @@ from examples.spaces.ledger import Ledger
 from examples.spaces.writer import Writer
 from schema import migrate
 from tests.support.same import unequal
+from topics import Event, decode
 from worker.embedded import Services
 from worker.mapping import Mapping, load
 
@@ -263,6 +264,10 @@ class World:
                 f"SELECT count(*) > 0 AND bool_and(records = {outcomes}) FROM crossfade.{table}"
             )
         assert await self.value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'dead'") == 0
+
+    async def events(self, topics: Callable[[str], bool] = lambda name: True) -> list[Event]:
+        """Return every event that Kafka holds of these topics, in order within each partition."""
+        return [decode(record.value) for record in await self.records(topics)]
 
     async def send_again(self, topics: Callable[[str], bool] = lambda name: True, *, seed: int = 1) -> int:
         """Send every record of these topics once more, in random order; return how many."""

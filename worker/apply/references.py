@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
-from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, document_key
 from worker.apply.batch import Item, Outcome, complete
@@ -54,26 +53,27 @@ class References:
 
     async def _complete(self, collection: Collection, items: Sequence[Item]) -> None:
         """Complete the references of one collection, together; where that is refused, each alone."""
-        try:
-            found = await self._read(collection, items)
-        except Refused as refused:
-            if len(items) == 1:
-                items[0].fail(Outcome.DEAD, "reference", str(refused))
-                return
-            for item in items:
-                await self._complete(collection, [item])
-            return
+        ids, by_key = dict[bytes, Any](), dict[bytes, list[Item]]()
         for item in items:
             assert item.event is not None
-            complete(item, found.get(document_key(item.event.id)))
-
-    async def _read(self, collection: Collection, items: Sequence[Item]) -> dict[bytes, RawBSONDocument]:
-        ids: dict[bytes, Any] = {}
-        for item in items:
-            assert item.event is not None
-            ids[document_key(item.event.id)] = item.event.id
+            key = document_key(item.event.id)
+            ids[key] = item.event.id
+            by_key.setdefault(key, []).append(item)
         newest = max(item.version for item in items).timestamp
-        return await self._documents.read(collection, ids, newest)
+        while ids:  # a reply may not hold them all
+            try:
+                found = await self._documents.read(collection, ids, newest)
+            except Refused as refused:
+                if len(items) == 1:
+                    items[0].fail(Outcome.DEAD, "reference", str(refused))
+                    return
+                for item in (item for key in ids for item in by_key[key]):
+                    await self._complete(collection, [item])
+                return
+            for key in ids.keys() - found.left.keys():
+                for item in by_key[key]:
+                    complete(item, found.documents.get(key))
+            ids = found.left
 
     def close(self) -> None:
         """Close the connection to MongoDB, if there is one."""

@@ -14,6 +14,8 @@ from worker.mongo import heartbeat
 from worker.mongo.client import RAW, Client
 
 CHANGE_STREAM_HISTORY_LOST = 286
+TOO_LARGE = 10334
+"""An event whose BSON would be above 16 MB: its document, its id and its token, which holds the id twice."""
 
 _AWAIT_MS = 500
 _BATCH = 2000
@@ -47,16 +49,17 @@ class ChangeStream:
 
     @classmethod
     async def open(
-        cls, client: Client, sources: Sources, position: RawBSONDocument | Timestamp
+        cls, client: Client, sources: Sources, position: RawBSONDocument | Timestamp, *, whole: bool = True
     ) -> ChangeStream:
         """Open after a token, or at a clusterTime (inclusive), on every collection that the sources fit.
 
-        So a database or collection that comes later is followed from its first document.
+        So a database or collection that comes later is followed from its first document. Not ``whole``:
+        without the documents, so that an event passes that with its document would be too large.
         """
         session = await client.start_session(causal_consistency=False)
         try:
             reply: Any = await client.admin.command(
-                _aggregate(sources, position), codec_options=RAW, session=session
+                _aggregate(sources, position, whole), codec_options=RAW, session=session
             )
         except BaseException:
             await session.end_session()
@@ -82,11 +85,15 @@ class ChangeStream:
         return Fetched(self._cursor["nextBatch"], self._cursor["postBatchResumeToken"])
 
     async def close(self) -> None:
-        """End the session, and the cursor with it."""
-        await self._session.end_session()
+        """End the cursor, which would stay open for minutes, and the session."""
+        try:
+            command = {"killCursors": "$cmd.aggregate", "cursors": [self._cursor["id"]]}
+            await self._admin.command(command, session=self._session)
+        finally:
+            await self._session.end_session()
 
 
-def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[str, Any]:
+def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp, whole: bool) -> dict[str, Any]:
     watched = [
         _fits(sources, "ns"),
         # What a rename makes ours is not in the stream, so it must be told.
@@ -94,8 +101,11 @@ def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp) -> dict[
         {"ns.db": heartbeat.DATABASE, "ns.coll": heartbeat.COLLECTION},
     ]
     at = "startAtOperationTime" if isinstance(position, Timestamp) else "resumeAfter"
-    stream = {"allChangesForCluster": True, "fullDocument": "whenAvailable", at: position}
-    fields = ("operationType", "clusterTime", "wallTime", "fullDocument", "lsid", "txnNumber", "to")
+    stream: dict[str, Any] = {"allChangesForCluster": True, at: position}
+    fields = ["operationType", "clusterTime", "wallTime", "lsid", "txnNumber", "to"]
+    if whole:
+        stream["fullDocument"] = "whenAvailable"
+        fields.append("fullDocument")
     project: dict[str, Any] = dict.fromkeys(fields, 1)
     project |= {"ns": {"$concat": ["$ns.db", ".", "$ns.coll"]}, "id": "$documentKey._id"}
     pipeline = [{"$changeStream": stream}, {"$match": {"$or": watched}}, {"$project": project}]

@@ -39,8 +39,11 @@ REFUSED = frozenset({13, 18})
 """Codes of a user that may not, or is not who it says (Unauthorized, AuthenticationFailed)."""
 
 
-async def connect(uri: str, role: str) -> Client:
-    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none."""
+async def connect(uri: str, role: str, *, within: float = 10) -> Client:
+    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none.
+
+    ``within``: seconds in which a server must be found, now and whenever one is asked.
+    """
     where = _place(uri)
     try:
         client: Client = AsyncIOMotorClient(
@@ -48,7 +51,7 @@ async def connect(uri: str, role: str) -> Client:
             uuidRepresentation="standard",
             tz_aware=True,
             appname=f"crossfade {role}",
-            serverSelectionTimeoutMS=10_000,
+            serverSelectionTimeoutMS=round(within * 1000),
             # A server that falls silent, because it is frozen or its network is gone, is given up after the
             # sum of these, and with it every command that waits for its answer. By default that is 30 s.
             heartbeatFrequencyMS=5_000,

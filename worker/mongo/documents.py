@@ -8,13 +8,12 @@ from typing import Any
 
 from bson import Timestamp
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure, PyMongoError
 
 from topics import Collection
 from worker.errors import Fatal, ServiceUnavailable, Transient
 from worker.mongo.client import REFUSED, Client, connect, describe, transient
-from worker.mongo.lookup import look_up
+from worker.mongo.lookup import Found, look_up
 
 _WITHIN = 30.0  # seconds for one answer
 
@@ -30,10 +29,8 @@ class Documents:
         self._uri, self._role = uri, role
         self._client: Client | None = None
 
-    async def read(
-        self, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp
-    ) -> dict[bytes, RawBSONDocument]:
-        """Return the documents that exist, by document key; ``ids`` maps document keys to ids.
+    async def read(self, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp) -> Found:
+        """Return the documents that exist, as `look_up` does; ``ids`` maps document keys to ids.
 
         `Transient` while MongoDB is away, `Refused` for what was asked, `Fatal` for who asked.
         """

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
 from topics import Collection, document_key
+from worker.mongo import heartbeat
 from worker.mongo.client import RAW, Client
+
+
+class Found(NamedTuple):
+    """Documents by document key, and the ids that are yet to be asked for."""
+
+    documents: dict[bytes, RawBSONDocument]
+    left: dict[bytes, Any]
 
 
 async def look_up(
     client: Client, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp
-) -> dict[bytes, RawBSONDocument]:
-    """Return the documents that exist, by document key; ``ids`` maps document keys to ids."""
+) -> Found:
+    """Return the documents that exist; ``ids`` maps document keys to ids.
+
+    Only as many as one reply holds, which is 16 MB and at least one document: large ones would fill memory.
+    """
     database = client[collection.database]
     found: dict[bytes, RawBSONDocument] = {}
     command: dict[str, Any] = {
@@ -28,9 +39,20 @@ async def look_up(
     }
     async with await client.start_session(causal_consistency=False) as session:
         reply: Any = await database.command(command, codec_options=RAW, session=session)
-        async for document in _documents(database, collection, reply["cursor"], session):
-            found[document_key(document["_id"])] = document
-    return found
+        cursor, batch = reply["cursor"], "firstBatch"
+        while True:
+            for document in cursor[batch]:
+                if (key := document_key(document["_id"])) in ids:  # a collation finds others too
+                    found[key] = document
+            if not cursor["id"]:
+                return Found(found, {})
+            if found:
+                break
+            more = {"getMore": cursor["id"], "collection": collection.name}
+            reply = await database.command(more, codec_options=RAW, session=session)
+            cursor, batch = reply["cursor"], "nextBatch"
+        await database.command({"killCursors": collection.name, "cursors": [cursor["id"]]}, session=session)
+    return Found(found, {key: id_ for key, id_ in ids.items() if key not in found})
 
 
 async def absent(
@@ -38,6 +60,7 @@ async def absent(
 ) -> tuple[dict[bytes, Any], Timestamp]:
     """Return those of ``ids`` (by document key) that one snapshot does not have, and its clusterTime (C3)."""
     database = client[collection.database]
+    before: Timestamp = (await client.admin.command("ping"))["operationTime"]
     command: dict[str, Any] = {
         "find": collection.name,
         "filter": {"_id": {"$in": list(ids.values())}},
@@ -49,6 +72,11 @@ async def absent(
         while True:
             reply: Any = await database.command(command, codec_options=RAW, session=session)
             cursor = reply["cursor"]
+            if "atClusterTime" not in cursor:
+                # No such collection, which no snapshot says. What came into one after `before` is newer than
+                # that. Its drop must not be one that a failover takes back.
+                await _majority(client, reply["operationTime"])
+                return dict(ids), before
             if cursor["atClusterTime"] >= not_before:
                 break
             await asyncio.sleep(0.05)
@@ -56,6 +84,13 @@ async def absent(
         documents = _documents(database, collection, cursor, session)
         present = {document_key(document["_id"]) async for document in documents}
     return {key: id_ for key, id_ in ids.items() if key not in present}, time
+
+
+async def _majority(client: Client, time: Timestamp) -> None:
+    """Return when all up to a clusterTime is majority-committed."""
+    concern = {"level": "majority", "afterClusterTime": time}
+    command = {"find": heartbeat.COLLECTION, "limit": 1, "singleBatch": True, "readConcern": concern}
+    await client[heartbeat.DATABASE].command(command)
 
 
 async def _documents(

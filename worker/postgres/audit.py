@@ -1,16 +1,39 @@
-"""What people did, noted where nobody can change it."""
+"""The audit log: what people did, and what publish did by itself, noted where nobody can change it."""
 
 from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import orjson
 
 from worker.postgres.connect import Connection
 
 _NOTE = "INSERT INTO crossfade.audit (os_user, action, subject) VALUES ($1, $2, $3)"
+BEGAN_ANEW = "publish: began anew"
+COPY_AGAIN = "publish: copy again"
+_OURS = [BEGAN_ANEW, COPY_AGAIN]
+_LAST = """
+SELECT at, action, subject::text, reason FROM crossfade.audit WHERE action = ANY($1::text[])
+ORDER BY audit_id DESC LIMIT $2
+"""
+
+
+class Incident(NamedTuple):
+    """What publish did by itself. ``subject``: what it was done to, never a value of a row."""
+
+    at: datetime
+    action: str
+    subject: dict[str, Any]
+    reason: str
+
+
+async def incidents(connection: Connection, most: int) -> list[Incident]:
+    """Return what publish did by itself, the newest first."""
+    rows = await connection.fetch(_LAST, _OURS, most)
+    return [Incident(row[0], row[1], orjson.loads(row[2]), row[3]) for row in rows]
 
 
 async def note(connection: Connection, action: str, subject: Mapping[str, Any]) -> None:

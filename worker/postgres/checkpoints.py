@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
+import orjson
 import structlog
 
 from topics import key_to_id
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.mapping.values import back_to_id
+from worker.postgres.audit import BEGAN_ANEW, COPY_AGAIN, os_user
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
 from worker.postgres.mapping_versions import agree
@@ -22,7 +25,7 @@ from worker.retry import Backoff
 _log = structlog.get_logger()
 T = TypeVar("T")
 
-_SCHEMA = "SELECT to_regclass('crossfade.copy_limits') IS NOT NULL"  # its newest table that we need
+_SCHEMA = "SELECT to_regclass('crossfade.gone_collection') IS NOT NULL"  # its newest table that we need
 _LOAD = """
 SELECT incarnation, started_time, token, token_time, incarnations
 FROM crossfade.checkpoint WHERE publisher = $1
@@ -37,9 +40,22 @@ WITH begun AS (
     UPDATE crossfade.checkpoint SET incarnation = $3, started_time = $4, token = NULL, token_time = NULL,
         incarnations = incarnations + 1, saved_at = now()
     WHERE publisher = $1 AND incarnation = $2 RETURNING publisher
+), audited AS (
+    INSERT INTO crossfade.audit (os_user, action, subject, reason)
+    SELECT $5, $6, $7::jsonb, $8 FROM begun
 )
 UPDATE crossfade.collection SET copy_state = 'invalid'
 WHERE copy_incarnation = $2 AND EXISTS (SELECT FROM begun)
+"""
+_INVALIDATE = """
+WITH invalid AS (
+    UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1 AND copy_state <> 'pending'
+), gone AS (
+    INSERT INTO crossfade.gone_collection (namespace, collection) VALUES ($6, $1)
+    ON CONFLICT (namespace) DO NOTHING
+)
+INSERT INTO crossfade.audit (os_user, action, subject, reason)
+VALUES ($2, $3, $4::jsonb, $5)
 """
 _SAVE = """
 UPDATE crossfade.checkpoint SET saved_at = now(),
@@ -82,6 +98,7 @@ FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
 WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
 ORDER BY d.row_id LIMIT $4
 """
+_GONE = "SELECT namespace FROM crossfade.gone_collection WHERE collection = $1"
 _APPLIED = """
 SELECT NOT EXISTS (
     SELECT FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS k(topic, partition, ends)
@@ -175,9 +192,22 @@ class Checkpoints:
         assert checkpoint is not None
         return checkpoint
 
-    async def begin_anew(self, before: UUID, incarnation: UUID, started_time: int) -> Checkpoint:
-        """Begin another incarnation after ``before`` (C7), unless that has happened; return what holds."""
-        arguments = self._publisher, before, incarnation, started_time
+    async def begin_anew(
+        self, before: Checkpoint, incarnation: UUID, started_time: int, reason: str
+    ) -> Checkpoint:
+        """Begin another incarnation after ``before`` (C7), unless that has happened; return what holds.
+
+        The audit log keeps why, and between which times no event was read.
+        """
+        subject = {
+            "publisher": self._publisher,
+            "incarnation": str(incarnation),
+            "after": str(before.incarnation),
+            "followed_until": _moment(before.token_time or before.started_time),
+            "follows_since": _moment(started_time),
+        }
+        audited = os_user(), BEGAN_ANEW, orjson.dumps(subject), reason
+        arguments = self._publisher, before.incarnation, incarnation, started_time, *audited
         await self._run(lambda connection: connection.execute(_BEGIN_ANEW, *arguments))
         checkpoint = await self.load()
         assert checkpoint is not None
@@ -192,6 +222,12 @@ class Checkpoints:
         arguments = self._publisher, incarnation, token, time
         if not await self._run(lambda connection: connection.fetchval(_SAVE, *arguments)):
             raise Fatal("the checkpoint is no longer this publisher's", remedy="start publish again")
+
+    async def invalidate(self, namespace: str, real: str, change: str) -> None:
+        """Have a collection copied again, because ``real``, one of its collections, changed as a whole."""
+        subject = orjson.dumps({"collection": namespace, "namespace": real})
+        audited = os_user(), COPY_AGAIN, subject, f"changed as a whole: {change}"
+        await self._run(lambda connection: connection.execute(_INVALIDATE, namespace, *audited, real))
 
     async def agree(self, hashes: Mapping[str, str]) -> None:
         """Make the mapping's collections known; `MappingError` when the rows are another mapping's.
@@ -242,6 +278,11 @@ class Checkpoints:
         )
         return [Candidate(row[0], row[1], _document_id(row[0], row[2])) for row in rows]
 
+    async def gone(self, namespace: str) -> list[str]:
+        """Return the real collections of a logical one that were dropped, renamed or overwritten."""
+        rows = await self._run(lambda connection: connection.fetch(_GONE, namespace))
+        return [row[0] for row in rows]
+
     async def applied(self, ends: Mapping[tuple[str, int], int]) -> bool:
         """Whether apply has read every partition up to these offsets."""
         topics, partitions = [place[0] for place in ends], [place[1] for place in ends]
@@ -284,6 +325,11 @@ class Checkpoints:
                     _log.warning("PostgreSQL is away, trying again", error=reason)
                 told = True
                 await asyncio.sleep(next(delays))
+
+
+def _moment(time: int) -> str:
+    """Return a clusterTime's second, as ISO 8601."""
+    return datetime.fromtimestamp(time >> 32, UTC).isoformat()
 
 
 def _document_id(row_id: UUID, kept: bytes | None) -> Any:

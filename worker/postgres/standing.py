@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 
 from worker.errors import SchemaError, ServiceUnavailable
+from worker.postgres.audit import Incident, incidents
 from worker.postgres.connect import Connection
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.migration_log import OUTCOMES
@@ -40,13 +41,16 @@ class CopyStanding(NamedTuple):
 class PublisherStanding(NamedTuple):
     """A publisher's stream. ``token_time``: clusterTime of the saved resume token, as one integer.
 
-    ``copy``: what its copy goes by, and what holds it, as `worker.publish.throttle` told at ``copy_at``.
+    ``started_time``: where its incarnation began; ``incarnations`` counts those so far. ``copy``: what its
+    copy goes by, and what holds it, as `worker.publish.throttle` told at ``copy_at``.
     """
 
     publisher: str
     incarnation: UUID
     token_time: int | None
     saved_at: datetime
+    started_time: int
+    incarnations: int
     copy: Mapping[str, Any] | None = None
     copy_at: datetime | None = None
 
@@ -76,8 +80,11 @@ class Standing:
     """Counts by phase."""
     tenant_unknown: int = 0
     """Dead letters that stand and whose tenant cannot be told: they hold back every tenant."""
+    incidents: Sequence[Incident] = ()
+    """What publish did by itself, the newest first."""
 
 
+_INCIDENTS = 10  # told at most
 _NOW = "SELECT clock_timestamp()"
 _COPIES = """
 SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_finished_at, copies,
@@ -85,7 +92,8 @@ SELECT namespace, copy_state::text, copied, estimated, copy_started_at, copy_fin
 FROM crossfade.collection ORDER BY namespace
 """
 _PUBLISHERS = """
-SELECT publisher, incarnation, token_time, saved_at, copy_standing, copy_standing_at
+SELECT publisher, incarnation, token_time, saved_at, started_time, incarnations, copy_standing,
+    copy_standing_at
 FROM crossfade.checkpoint ORDER BY publisher
 """
 _PARTITIONS = f"""
@@ -140,4 +148,5 @@ async def _read(connection: Connection) -> Standing:
         dead_letters={row[0]: row[1] for row in await connection.fetch(_DEAD_LETTERS)},
         tenants={row[0]: row[1] for row in await connection.fetch(_TENANTS)},
         tenant_unknown=await connection.fetchval(_TENANT_UNKNOWN) or 0,
+        incidents=await incidents(connection, _INCIDENTS),
     )

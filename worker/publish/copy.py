@@ -267,6 +267,7 @@ class Copier:
         on and was not listed when it began, was born after S: the stream has all of it.
         """
         not_before = await self.heartbeat.beat()
+        failpoints.reach(failpoints.COPY_BEFORE_READ)
         begun, last = place.collection, place.after
         for collection in await fitting(self.client, self.targets.sources, target.collection):
             if begun is not None and collection < begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import structlog
@@ -14,7 +15,7 @@ from worker import metrics
 from worker.mongo import heartbeat
 from worker.mongo.changes import Fetched, token_time
 from worker.mongo.client import Client
-from worker.mongo.lookup import look_up
+from worker.mongo.lookup import Found, look_up
 from worker.publish.order import OrderCounter
 from worker.publish.target import Incarnation, Outgoing, Target, Targets
 
@@ -22,10 +23,21 @@ _log = structlog.get_logger()
 
 _UPSERTS = frozenset({"insert", "update", "replace"})
 _LOOK_UPS = 8  # at once; a batch may touch the collections of many tenants
+_PART = 8 * 1024 * 1024  # bytes handed over at once; a batch may be of many large documents
+_Ids = dict[str, dict[bytes, Any]]
+"""Ids of documents by document key, by the real collection's namespace."""
+
+
+class Whole(NamedTuple):
+    """A mapped collection that changed as a whole, of which the stream tells no document's event."""
+
+    collection: str  # the logical one
+    namespace: str  # the real one
+    change: str
 
 
 class _Change(NamedTuple):
-    target: Target | None  # None: a heartbeat
+    target: Target
     namespace: str  # the real collection's
     key: bytes
     id: Any
@@ -38,43 +50,72 @@ class _Change(NamedTuple):
 class EventMaker:
     """Turns fetched batches into records for Kafka. One for each opening of the stream."""
 
-    def __init__(self, client: Client, targets: Targets, incarnation: Incarnation, publisher: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        targets: Targets,
+        incarnation: Incarnation,
+        publisher: str,
+        tell_whole: Callable[[Whole], Awaitable[None]],
+    ) -> None:
         self._client = client
         self._targets = targets
         self._incarnation = incarnation
         self._publisher = publisher
         self.order: OrderCounter[RawBSONDocument] = OrderCounter()
+        self._tell_whole = tell_whole
+        self._whole: list[Whole] = []
+        self._beats: list[RawBSONDocument] = []
 
-    async def make(self, fetched: Fetched) -> Outgoing:
-        """Return a batch's records; `order` has then seen its events."""
+    async def make(self, fetched: Fetched) -> AsyncIterator[Outgoing]:
+        """Yield a batch's records in parts that memory holds; at the end `order` has seen its events.
+
+        A document that is looked up may come behind a newer event of its own: versions tell (A1).
+        """
         changes, missing = self._read(fetched)
-        found = await self._look_up(missing, fetched.changes[-1]["clusterTime"]) if missing else {}
-        outgoing = Outgoing()
-        published: dict[str, int] = {}
+        while self._whole:
+            await self._tell_whole(self._whole.pop(0))
+        for outgoing in self._parts(one for one in changes if one.document is not None or not one.upsert):
+            yield outgoing
+        waiting = [one for one in changes if one.document is None and one.upsert] if missing else []
+        while waiting:
+            found, missing = await self._look_up(missing, fetched.changes[-1]["clusterTime"])
+            told, still = list[_Change](), list[_Change]()
+            for change in waiting:
+                if (document := found[change.namespace].get(change.key)) is not None:
+                    told.append(change._replace(document=document))
+                elif change.key in missing.get(change.namespace, ()):
+                    still.append(change)
+                else:
+                    metrics.ABSENT.labels(change.target.namespace).inc()
+            waiting = still
+            for outgoing in self._parts(told):
+                yield outgoing
+        if self._beats:  # last, for they say that all before them is sent
+            yield self._heartbeats()
+
+    def _parts(self, changes: Iterable[_Change]) -> Iterator[Outgoing]:
+        outgoing, published = Outgoing(), dict[str, int]()
         for change in changes:
             target = change.target
-            if target is None:
-                self._heartbeat(change, outgoing)
-                continue
-            document = change.document
-            if document is None and change.upsert:
-                document = found[change.namespace].get(change.key)
-                if document is None:
-                    metrics.ABSENT.labels(target.namespace).inc()
-                    continue
-            value = target.value(self._event(change, document), change.key, target.stream_room)
+            value = target.value(self._event(change), change.key, target.stream_room)
             outgoing.add(target.stream_topic, target.stream_partitions, change.key, value)
             published[target.namespace] = published.get(target.namespace, 0) + 1
+            if outgoing.bytes >= _PART:
+                metrics.PUBLISHED_BYTES.labels("stream").inc(outgoing.bytes)
+                yield outgoing
+                outgoing = Outgoing()
         for namespace, count in published.items():
             metrics.PUBLISHED.labels(namespace, "stream").inc(count)
         metrics.PUBLISHED_BYTES.labels("stream").inc(outgoing.bytes)
-        return outgoing
+        if outgoing.records:
+            yield outgoing
 
-    def _read(self, fetched: Fetched) -> tuple[list[_Change], dict[str, dict[bytes, Any]]]:
-        """Count every change's order; return the changes, and the ids to look up by namespace."""
+    def _read(self, fetched: Fetched) -> tuple[list[_Change], _Ids]:
+        """Count every change's order; return the changes, and the ids to look up."""
         order, find = self.order, self._targets.find
         changes: list[_Change] = []
-        missing: dict[str, dict[bytes, Any]] = {}
+        missing: _Ids = {}
         for fields in fetched.changes:
             namespace, operation = fields["ns"], fields["operationType"]
             target = find(namespace)
@@ -84,9 +125,9 @@ class EventMaker:
             if target is None or not (delete or operation in _UPSERTS):
                 order.control(time, fields["_id"])
                 if namespace == heartbeat.NAMESPACE:
-                    self._beat(fields, operation, changes)
+                    self._beat(fields, operation)
                 else:
-                    self._whole(fields, namespace, operation)
+                    self._changed(fields, namespace, operation)
                 continue
             id_ = fields["id"]
             key = document_key(id_)
@@ -98,35 +139,36 @@ class EventMaker:
         order.batch_ended(token_time(fetched.token), fetched.token)
         return changes, missing
 
-    def _beat(self, fields: RawBSONDocument, operation: str, changes: list[_Change]) -> None:
-        if operation in _UPSERTS and fields["id"] == self._publisher:
-            document = fields.get("fullDocument")
-            changes.append(_Change(None, heartbeat.NAMESPACE, b"", None, 0, True, fields, document))
+    def _beat(self, fields: RawBSONDocument, operation: str) -> None:
+        # Without its document, where the stream is opened so, it is not told: another follows.
+        if operation in _UPSERTS and fields["id"] == self._publisher and "fullDocument" in fields:
+            self._beats.append(fields)
 
-    def _whole(self, fields: RawBSONDocument, namespace: str, operation: str) -> None:
-        """Tell of a collection that changed as a whole, which the stream says nothing more of."""
-        if self._targets.find(namespace) is not None:
-            _log.error("collection changed as a whole; its rows stay", collection=namespace, change=operation)
+    def _changed(self, fields: RawBSONDocument, namespace: str, operation: str) -> None:
+        """Take note of a collection that changed as a whole: dropped, renamed, or another renamed to it."""
+        if (target := self._targets.find(namespace)) is not None:
+            self._whole.append(Whole(target.namespace, namespace, operation))
         if operation == "rename":
             renamed = f"{fields['to']['db']}.{fields['to']['coll']}"
-            if target := self._targets.find(renamed):
-                told = "a collection was renamed to this name: crossfade copy start --collection"
-                _log.error(f"{told} {target.namespace}", collection=renamed)
+            if (target := self._targets.find(renamed)) is not None:
+                self._whole.append(Whole(target.namespace, renamed, "another was renamed to it"))
 
     async def _look_up(
-        self, missing: dict[str, dict[bytes, Any]], newest: Timestamp
-    ) -> dict[str, dict[bytes, RawBSONDocument]]:
-        """Return the documents of each real collection; ids are unique only within one."""
+        self, missing: _Ids, newest: Timestamp
+    ) -> tuple[dict[str, dict[bytes, RawBSONDocument]], _Ids]:
+        """Return documents of each real collection (ids are unique only within one), and what is left."""
         gate = asyncio.Semaphore(_LOOK_UPS)
 
-        async def one(namespace: str, ids: dict[bytes, Any]) -> dict[bytes, RawBSONDocument]:
+        async def one(namespace: str, ids: dict[bytes, Any]) -> Found:
             async with gate:
                 return await look_up(self._client, Collection.parse(namespace), ids, newest)
 
-        found = await asyncio.gather(*(one(namespace, ids) for namespace, ids in missing.items()))
-        return dict(zip(missing, found, strict=True))
+        replies = await asyncio.gather(*(one(namespace, ids) for namespace, ids in missing.items()))
+        found = dict(zip(missing, replies, strict=True))
+        left = {namespace: reply.left for namespace, reply in found.items() if reply.left}
+        return {namespace: reply.documents for namespace, reply in found.items()}, left
 
-    def _event(self, change: _Change, document: RawBSONDocument | None) -> Event:
+    def _event(self, change: _Change) -> Event:
         fields = change.fields
         origin = self._incarnation.origin
         if (transaction := fields.get("txnNumber")) is not None:
@@ -139,20 +181,22 @@ class EventMaker:
             wall=fields["wallTime"],
             source=Source.STREAM,
             origin=origin,
-            document=document,
+            document=change.document,
         )
 
-    def _heartbeat(self, change: _Change, outgoing: Outgoing) -> None:
-        if change.document is None:
-            return
-        at = change.document["at"]
-        event = Event(
-            operation=Operation.HEARTBEAT,
-            namespace="",
-            id=at,
-            version=Version.of(change.fields["clusterTime"], 0),
-            wall=at,
-            source=Source.STREAM,
-            origin=self._incarnation.origin,
-        )
-        outgoing.add_everywhere(self._targets.all, document_key(at), encode(event))
+    def _heartbeats(self) -> Outgoing:
+        outgoing, beats = Outgoing(), self._beats
+        self._beats = []
+        for fields in beats:
+            at = fields["fullDocument"]["at"]
+            event = Event(
+                operation=Operation.HEARTBEAT,
+                namespace="",
+                id=at,
+                version=Version.of(fields["clusterTime"], 0),
+                wall=at,
+                source=Source.STREAM,
+                origin=self._incarnation.origin,
+            )
+            outgoing.add_everywhere(self._targets.all, document_key(at), encode(event))
+        return outgoing

@@ -23,6 +23,7 @@ from worker.mongo.preference import read_preference
 from worker.postgres.checkpoints import Checkpoint, Checkpoints
 from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
+from worker.publish.oplog_watch import OplogWatch
 from worker.publish.removal import Removal
 from worker.publish.stream import StreamPublisher, TokenLost
 from worker.publish.target import Incarnation, Target, Targets
@@ -98,15 +99,17 @@ async def _publish(
                 copying = tasks.create_task(copier.run())
                 throttling = tasks.create_task(throttle.run())
                 leading = tasks.create_task(leadership.hold())
+                watch = OplogWatch(client, stream.saved, settings.oplog_margin)
+                watching = tasks.create_task(watch.run())
                 tasks.create_task(stream.run(stop))
                 await stop.wait()
-                for task in (leading, beating, copying, throttling):
+                for task in (leading, beating, copying, throttling, watching):
                     task.cancel()
             break
         except TokenLost as lost:
             metrics.TOKENS_LOST.inc()
             _log.error("beginning anew: everything is copied again, over the rows", reason=str(lost))
-            checkpoint = await _begin_anew(checkpoints, checkpoint, heartbeat)
+            checkpoint = await _begin_anew(checkpoints, checkpoint, heartbeat, str(lost))
     _log.info("publisher stopped")
 
 
@@ -190,9 +193,11 @@ async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpo
     return await checkpoints.create(uuid4(), started)
 
 
-async def _begin_anew(checkpoints: Checkpoints, before: Checkpoint, heartbeat: Heartbeat) -> Checkpoint:
+async def _begin_anew(
+    checkpoints: Checkpoints, before: Checkpoint, heartbeat: Heartbeat, reason: str
+) -> Checkpoint:
     """Begin another incarnation (C7); what happened in between, the copy and the removal after it find."""
-    return await checkpoints.begin_anew(before.incarnation, uuid4(), await _started(heartbeat))
+    return await checkpoints.begin_anew(before, uuid4(), await _started(heartbeat), reason)
 
 
 async def _started(heartbeat: Heartbeat) -> int:

@@ -103,7 +103,9 @@ class Removal:
         if self.sources.exact(target.collection):
             return {target.collection: list(candidates)}
         real: dict[UUID | None, Collection | None] = {}
-        for collection in await fitting(self.client, self.sources, target.collection):
+        there = await fitting(self.client, self.sources, target.collection)
+        gone = map(Collection.parse, await self.checkpoints.gone(target.namespace))
+        for collection in {*there, *gone}:
             source = self.sources.find(str(collection))
             assert source is not None and source.tenant is not None
             tenant = row_id(named_tenant(source.tenant))

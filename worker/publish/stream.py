@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from bson import Timestamp
@@ -16,10 +16,16 @@ from pymongo.errors import OperationFailure, PyMongoError
 from worker import failpoints, metrics
 from worker.broker.producer import Producer
 from worker.errors import Fatal
-from worker.mongo.changes import CHANGE_STREAM_HISTORY_LOST, ChangeStream, Fetched, token_time
+from worker.mongo.changes import (
+    CHANGE_STREAM_HISTORY_LOST,
+    TOO_LARGE,
+    ChangeStream,
+    Fetched,
+    token_time,
+)
 from worker.mongo.client import REFUSED, Client, describe, transient
 from worker.postgres.checkpoints import Checkpoints
-from worker.publish.events import EventMaker
+from worker.publish.events import EventMaker, Whole
 from worker.publish.target import Incarnation, Targets
 from worker.publish.window import Window
 from worker.retry import Backoff
@@ -34,6 +40,9 @@ _LAST_SAVE = 5.0
 # come singly the next fetch waits a little: a rate of 500/s then costs a third, for half of this lag.
 _FEW, _GATHER = 100, 0.005
 _LATE = 5.0  # seconds without an acknowledgement that are worth a line
+# An event that fits, in a reply that does not: MongoDB 6.0 closes the connection, which looks like any other
+# interruption. So after as many without a step forward the next opening is without documents.
+_TRIES = 2
 
 
 class _Mark(NamedTuple):
@@ -63,6 +72,11 @@ class StreamPublisher:
         self._position = _position(token) if token else incarnation.started
         self._window: Window[_Mark | None] = Window(_IN_FLIGHT)
         self._saved = 0
+        self._before = _time(self._position)
+
+    def saved(self) -> int:
+        """Return the clusterTime where the stream would go on if it began now."""
+        return self._saved or self._before
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop``; then wait for acknowledgements and save the last safe token."""
@@ -90,27 +104,38 @@ class StreamPublisher:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         delays = Backoff().delays()
-        interrupted = False
+        failures, whole = 0, True
         while not stop.is_set():
-            stream, proven = None, isinstance(self._position, Timestamp)
+            stream, began = None, _time(self._position)
+            proven = isinstance(self._position, Timestamp)
             try:
-                stream = await ChangeStream.open(self._client, self._targets.sources, self._position)
-                maker = EventMaker(self._client, self._targets, self._incarnation, self._publisher)
+                stream = await ChangeStream.open(
+                    self._client, self._targets.sources, self._position, whole=whole
+                )
+                maker = EventMaker(
+                    self._client, self._targets, self._incarnation, self._publisher, self._tell_whole
+                )
                 while not stop.is_set():
                     fetched = await stream.fetch()
                     proven = True
                     await self._publish(maker, fetched)
                     if 0 < len(fetched.changes) < _FEW:
                         await asyncio.sleep(_GATHER)
-                    if interrupted:
+                    if _time(self._position) == began:
+                        continue  # no step forward, or inside one clusterTime still
+                    if failures:
                         _log.info("change stream resumed")
-                        interrupted, delays = False, Backoff().delays()
+                        failures, delays = 0, Backoff().delays()
+                    if not whole:  # what was too large lay before this place, or is met again
+                        whole = True
+                        break
             except PyMongoError as error:
-                _stop_if_hopeless(error, proven)
-                if not interrupted:
+                _stop_if_hopeless(error, proven, whole)
+                if not failures:
                     _log.warning("change stream interrupted, resuming", error=describe(error))
                     metrics.STREAM_RESUMED.inc()
-                interrupted = True
+                failures += 1
+                whole = not _too_large(error) and failures % (_TRIES + 1) < _TRIES
                 await asyncio.sleep(next(delays))
             finally:
                 if stream is not None:
@@ -118,8 +143,9 @@ class StreamPublisher:
                         await stream.close()
 
     async def _publish(self, maker: EventMaker, fetched: Fetched) -> None:
-        outgoing = await maker.make(fetched)
-        acknowledgements = await self._producer.send_all(outgoing.records) if outgoing.records else []
+        acknowledgements: list[asyncio.Future[Any]] = []
+        async for outgoing in maker.make(fetched):
+            acknowledgements += await self._producer.send_all(outgoing.records)
         if fetched.changes:
             failpoints.reach(failpoints.PUBLISH_AFTER_SEND)
             age = datetime.now(UTC) - fetched.changes[-1]["wallTime"]
@@ -129,6 +155,15 @@ class StreamPublisher:
             self._position = safe  # only now: everything up to it has been handed over
         mark = None if safe is None else _Mark(token_time(safe), safe)
         await self._window.add(acknowledgements, mark)
+
+    async def _tell_whole(self, one: Whole) -> None:
+        """Have a collection copied again that changed as a whole; saved before the token passes that."""
+        await self._checkpoints.invalidate(one.collection, one.namespace, one.change)
+        _log.error(
+            "collection changed as a whole: it is copied again, over its rows",
+            collection=one.namespace,
+            change=one.change,
+        )
 
     async def _save_regularly(self) -> None:
         told = False
@@ -154,6 +189,12 @@ class StreamPublisher:
         failpoints.reach(failpoints.PUBLISH_AFTER_TOKEN)
 
 
+def _time(position: RawBSONDocument | Timestamp) -> int:
+    if isinstance(position, Timestamp):
+        return position.time << 32 | position.inc
+    return token_time(position)
+
+
 def _position(token: bytes) -> RawBSONDocument:
     try:
         document = RawBSONDocument(token)
@@ -167,8 +208,16 @@ class TokenLost(Exception):
     """The change stream cannot go on from the saved token; the text says why."""
 
 
-def _stop_if_hopeless(error: PyMongoError, proven: bool) -> None:
+def _too_large(error: PyMongoError) -> bool:
+    return isinstance(error, OperationFailure) and error.code == TOO_LARGE
+
+
+def _stop_if_hopeless(error: PyMongoError, proven: bool, whole: bool) -> None:
     """Raise what a retry would not mend. ``proven``: the stream has gone on from its position before."""
+    if _too_large(error):
+        if whole:
+            return
+        raise TokenLost("an event is too large for MongoDB to tell, even without its document") from None
     code = error.code if isinstance(error, OperationFailure) else None
     if code == CHANGE_STREAM_HISTORY_LOST:
         raise TokenLost("MongoDB's oplog no longer holds the place where the change stream stopped") from None
