@@ -22,7 +22,7 @@ from worker.apply.writer import BatchWriter
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
-from worker.errors import CrossfadeError, Fatal, SchemaError, Transient
+from worker.errors import CrossfadeError, Fatal, SchemaError, ServiceUnavailable, Transient
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes, load
 from worker.postgres import dead_letters, mapping_versions, migration_log
@@ -93,6 +93,10 @@ class ApplyWorker:
             raise SchemaError(
                 "PostgreSQL lacks Crossfade's schema, or the sync role may not use it",
                 remedy="run `crossfade schema apply --target spaces`",
+            ) from None
+        except FAULTS as error:
+            raise ServiceUnavailable(
+                f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then start apply"
             ) from None
         for name in self._mapping.collections:
             self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]

@@ -31,6 +31,7 @@ async def connect(
             command_timeout=statement_timeout,
             server_settings={"application_name": f"crossfade {role}"},
         )
+        await use_raw_json(connection)
     except ValueError:  # asyncpg's message would quote it
         raise ConfigurationError(
             f"{setting} is no PostgreSQL connection string",
@@ -50,7 +51,6 @@ async def connect(
             f"PostgreSQL at {where} cannot be reached ({type(error).__name__})",
             remedy=f"start it, or mend {setting}",
         ) from None
-    await use_raw_json(connection)
     return connection
 
 
