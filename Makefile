@@ -35,7 +35,7 @@ ifdef PIPELINE
 	ROUNDTRIP_DOCUMENTS=$(PIPELINE) $(BIN)/python -m pytest tests/e2e/test_roundtrip.py --timeout 1200
 endif
 
-# Seeded runs under faults; each says how to repeat it.
+# Seeded runs under faults; each says how to repeat it. ARGS=--plants: whether they find each planted bug.
 SEEDS ?=
 FIRST ?= 1
 faults: $(STAMP)

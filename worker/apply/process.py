@@ -195,6 +195,10 @@ class ApplyWorker:
                 await asyncio.sleep(delay)
         raise AssertionError
 
+    def began_too_slowly(self) -> None:
+        """End this worker: Kafka did not tell in time where to begin, and Faust would go on regardless."""
+        self._fail(Fatal("where to begin reading was not found out in time; beginning again"))
+
     def lacks_topics(self, count: int) -> None:
         """End this worker, from any thread, so that the group assigns again: a start sees to the topics."""
         told = f"Kafka does not list {count} of this migration's topics; beginning again"
@@ -365,6 +369,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         topics=[topic.name for topic in topics],
         chunk=CHUNK,
         durable_offsets=worker.durable_offsets,
+        too_slow=worker.began_too_slowly,
         take=worker.take,
         assigned=worker.observed.assigned,
         missing=worker.lacks_topics,

@@ -7,6 +7,7 @@ them all. Written against faust-streaming 0.15.3, ``faust/transport/consumer.py`
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from faust.types import TP, Message
 Offsets = Mapping[tuple[str, int], int]
 DurableOffsets = Callable[[Offsets], Awaitable[Offsets]]
 """Returns the next offset of each partition as PostgreSQL has it; given the first that Kafka still has."""
+TooSlow = Callable[[], None]
+
+SEEK_WITHIN = 25.0  # seconds, less than Faust waits (broker_request_timeout)
 
 
 class BatchConsumer(Consumer):
@@ -24,6 +28,22 @@ class BatchConsumer(Consumer):
     async def durable_offsets(self, earliest: Offsets) -> Offsets:
         """As `DurableOffsets`, of the partitions assigned."""
         raise NotImplementedError
+
+    def too_slow(self) -> None:
+        """Hear that it was not found out in time where to begin."""
+        raise NotImplementedError
+
+    async def perform_seek(self) -> None:
+        """Seek as at an assignment, or end this worker.
+
+        Faust gives up waiting for it without a word, and reads on from anywhere, or nothing at all.
+        """
+        try:
+            async with asyncio.timeout(SEEK_WITHIN):
+                await super().perform_seek()
+        except TimeoutError:
+            self.too_slow()
+            raise
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield one message for each partition that has records."""
@@ -72,12 +92,15 @@ class BatchConsumer(Consumer):
         """Chunks leave gaps between their last offsets by design; there is nothing to fill."""
 
 
-def transport_with(app: Any, url: Any, durable_offsets: DurableOffsets) -> Transport:
+def transport_with(app: Any, url: Any, durable_offsets: DurableOffsets, too_slow: TooSlow) -> Transport:
     """Return a Faust transport whose consumers deliver chunks."""
 
     class _Consumer(BatchConsumer):
         async def durable_offsets(self, earliest: Offsets) -> Offsets:
             return await durable_offsets(earliest)
+
+        def too_slow(self) -> None:
+            too_slow()
 
     class _Transport(Transport):
         Consumer = _Consumer

@@ -10,7 +10,7 @@ from faust.assignor import PartitionAssignor
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
-from worker.broker.batch_consumer import DurableOffsets, transport_with
+from worker.broker.batch_consumer import DurableOffsets, TooSlow, transport_with
 
 Take = Callable[[Any], Awaitable[None]]
 Acknowledge = Callable[[Any], Awaitable[None]]
@@ -25,6 +25,7 @@ def build(
     topics: Sequence[str],
     chunk: int,
     durable_offsets: DurableOffsets,
+    too_slow: TooSlow,
     take: Take,
     assigned: Assigned,
     missing: Missing,
@@ -58,7 +59,7 @@ def build(
         autodiscover=False,
         PartitionAssignor=_assignor(missing),
     )
-    app.transport = transport_with(app, urls, durable_offsets)
+    app.transport = transport_with(app, urls, durable_offsets, too_slow)
     channel = app.topic(
         *topics, value_type=None, value_serializer="raw", key_type=bytes, key_serializer="raw"
     )

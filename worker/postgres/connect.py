@@ -43,6 +43,7 @@ async def connect(
             connection.terminate()
             options |= {"connection_class": PooledConnection, "statement_cache_size": 0}
             connection = await asyncpg.connect(dsn, **options)
+        await use_raw_json(connection)
     except ValueError:  # asyncpg's message would quote it
         raise ConfigurationError(
             f"{setting} is no PostgreSQL connection string",
@@ -62,7 +63,6 @@ async def connect(
             f"PostgreSQL at {where} cannot be reached ({type(error).__name__})",
             remedy=f"start it, or mend {setting}",
         ) from None
-    await use_raw_json(connection)
     return connection
 
 
