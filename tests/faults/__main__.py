@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -80,6 +81,9 @@ async def _plants(
 
 
 async def _main(given: argparse.Namespace) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # services are ended then too
     names = sorted(planted.BUGS) if given.plants else [given.plant] if given.plant else []
     with tempfile.TemporaryDirectory(prefix="crossfade-faults-") as made:
         root = given.keep or Path(made)
