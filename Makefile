@@ -41,5 +41,8 @@ FIRST ?= 1
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(ARGS)
 
+# The long forms of tests under faults: make test LONG_FAULTS=1 ARGS=tests/faults
+export LONG_FAULTS
+
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

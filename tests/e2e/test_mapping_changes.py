@@ -78,7 +78,9 @@ async def test_a_changed_mapping_is_refused_until_its_collections_are_copied_aga
             assert code == 0 and f"still of another mapping: {w.name}.leads" in told, told
             assert await w.ended("apply") == 1
             assert await w.ended("publish") == 1
-            assert "the mapping of a collection was changed" in (tmp_path / "apply.log").read_text()
+            # By the batch that found it, or before, as a table no longer fits the old mapping.
+            told = (tmp_path / "apply.log").read_text()
+            assert "the mapping of a collection was changed" in told or "do not fit the mapping" in told
             assert (await once(w, "apply"))[0] == 2
             code, told = await once(w, "copy", "start", "--collection", f"{w.name}.leads", "--yes", "--json")
             assert code == 0 and json.loads(told) == [

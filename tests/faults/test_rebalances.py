@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from tests.support.letters import log
+from tests.support.long import LONG
 from tests.support.offsets import committed, ends
 from tests.support.world import World, world
 from worker.embedded import Services
 from worker.postgres.migration_log import OUTCOMES
 
-SECONDS = float(os.environ.get("REBALANCE_SECONDS", "20"))
+SECONDS = 120 if LONG else 12
 MOST = 4
 
 

@@ -41,7 +41,7 @@ RETRY_EVERY = 0.5  # seconds between looks for parked events whose time has come
 PARKED_AT_ONCE = 500
 PARKED_BYTES = 16 * 1024 * 1024  # of their events, beyond the first
 OVERTAKEN_EVERY = 30.0  # seconds between looks for letters that another worker overtook
-STOP_WITHIN = 8.0  # seconds for Faust to leave its group
+STOP_WITHIN = 5.0  # seconds for Faust to leave its group, and for the batches at hand before
 # A transaction costs some milliseconds of CPU over all processes, however few its events: when they come
 # singly, one is begun every 10 ms at most.
 _FEW, _GATHER = 100, 0.01
