@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.support.hands import configure, make_topic
 from tests.support.letters import letters
 from tests.support.proxy import proxy
@@ -46,6 +48,7 @@ async def some(w: World, collection: str, count: int, size: int) -> list[dict[st
     return made
 
 
+@pytest.mark.timeout(600)
 async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w, proxy(_port(services.mongo_uri)) as mongodb:
         for name in (f"{w.name}.pages", f"{w.name}.pages.copy", f"{w.name}.users"):
@@ -62,7 +65,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         through = {"CROSSFADE_MONGO_URI": f"mongodb://127.0.0.1:{mongodb.port}/?directConnection=true"}
         await w.start("publish", "publish", **narrow)
         await w.start("apply", "apply", **through)
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert (await operations(w, "leads"))["reference copy"] == 1
         counts = await operations(w, "pages")
@@ -82,7 +85,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         await w.until("apply waits", lambda: "documents not read yet" in log.read_text())
         assert await w.value("SELECT count(*) FROM pages WHERE title = 'once'") == 0
         mongodb.refuses = False
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert await absent(w) == 5
         assert (await operations(w, "pages"))["reference stream"] == 30
@@ -94,7 +97,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         )
         await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'parked'", 1)
         await w.mongo["users"].update_one({"_id": other["_id"]}, {"$set": {"email": "free@x.io"}})
-        await w.settled()
+        await w.settled(240)
         assert [letter["state"] for letter in await letters(w)] == ["healed"]
         assert await w.value("SELECT count(*) FROM users WHERE id = $1", one["_id"]) == 1
 
@@ -104,11 +107,12 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         assert await w.ended("publish") == 1
         assert "MessageSizeTooLarge" in (tmp_path / "publish.log").read_text()
         await w.start("publish", "publish again", **narrow)
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert (await operations(w, "pages"))["reference stream"] == 33
 
 
+@pytest.mark.timeout(600)
 async def test_documents_of_16_mb_pass_through_the_topics_as_they_are_made(
     services: Services, tmp_path: Path
 ) -> None:
@@ -120,10 +124,10 @@ async def test_documents_of_16_mb_pass_through_the_topics_as_they_are_made(
         await w.mongo["pages"].insert_one({**like, "_id": copied, "filler": body})
         await w.start("publish", "publish")
         await w.start("apply", "apply")
-        await w.settled()
+        await w.settled(240)
         await w.mongo["pages"].insert_one({**like, "_id": streamed, "filler": body})
         await w.mongo["pages"].update_one({"_id": copied}, {"$set": {"title": "changed"}})
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert not [name for name in await operations(w, "pages") if "reference" in name]
 

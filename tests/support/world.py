@@ -42,6 +42,7 @@ class World:
         self.services, self.directory = services, directory
         self.client = AsyncIOMotorClient(services.mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
+        self.kafka = services.kafka_bootstrap
         self.ledger = Ledger()
         self.code = Path(__file__).parents[2]
         self.processes: dict[str, asyncio.subprocess.Process] = {}
@@ -64,6 +65,10 @@ class World:
     @property
     def mapping(self) -> Mapping:
         return load(self.mapping_file)
+
+    def use_kafka(self, bootstrap: str) -> None:
+        """Take another Kafka than that of the services, before anything is started."""
+        self.kafka = self.env["CROSSFADE_KAFKA_BOOTSTRAP"] = bootstrap
 
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.services.dsn("postgres", self.name))
@@ -103,8 +108,11 @@ class World:
         reached = f"SELECT (token_time > {at.time << 32 | at.inc})::integer FROM crossfade.checkpoint"
         await self.until_value(reached, 1)
 
-    async def settled(self, seconds: float = 90) -> None:
-        """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied."""
+    async def settled(self, seconds: float = 90, *, streams: int | None = None) -> None:
+        """Wait until a heartbeat newer than this call, all copies and all that Kafka holds are applied.
+
+        ``streams``: partitions of all stream topics, where some were made by hand.
+        """
         marker = await self.mongo.command("serverStatus")
         collections = len(self.mapping.collections)
         connection = await self.connect()
@@ -115,7 +123,7 @@ class World:
                            crossfade.partition_progress WHERE heartbeat_at IS NOT NULL)
                        AND (SELECT bool_and(copy_state = 'copied') FROM crossfade.collection)""",
                     marker["localTime"],
-                    collections * PARTITIONS,
+                    streams or collections * PARTITIONS,
                 ):
                     await asyncio.sleep(0.1)
                 async with self._consumer() as (consumer, partitions):
@@ -142,12 +150,16 @@ class World:
     async def _consumer(
         self, topics: Callable[[str], bool] = lambda name: True
     ) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka)
         await consumer.start()
         try:
-            names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
+            kafka = await consumer._client.fetch_all_metadata()
+            names = [name for name in kafka.topics() if name.startswith(f"{self.name}.")]
             partitions = [
-                TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
+                TopicPartition(name, number)
+                for name in names
+                if topics(name)
+                for number in sorted(kafka.partitions_for_topic(name))
             ]
             consumer.assign(partitions)
             yield consumer, partitions
@@ -232,7 +244,7 @@ class World:
             left = sum((await consumer.end_offsets(partitions)).values())
             records = [await consumer.getone() for _ in range(left)]
         random.Random(seed).shuffle(records)
-        producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
         await producer.start()
         for record in records:
             await producer.send(record.topic, record.value, key=record.key, partition=record.partition)

@@ -14,12 +14,13 @@ import structlog
 
 from topics import TopicNames, declare
 from worker import failpoints
-from worker.apply import letters, preconditions
+from worker.apply import letters, preconditions, retention
 from worker.apply.batch import Item, Mapped, parts, read
 from worker.apply.continuity import Continuity, Work
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.references import References
 from worker.apply.writer import BatchWriter
+from worker.broker.access import Access, access
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
@@ -58,7 +59,7 @@ class _Chunk(NamedTuple):
 class ApplyWorker:
     """Holds what waits to be written, and writes it: one transaction for everything waiting."""
 
-    def __init__(self, settings: Settings, mapping: MappingFile) -> None:
+    def __init__(self, settings: Settings, kafka: Access, mapping: MappingFile) -> None:
         self._settings = settings
         self._mapping = mapping
         self._plans = Plans(mapping)
@@ -72,9 +73,9 @@ class ApplyWorker:
         self._connection: asyncpg.Connection | None = None
         self._overtaken_at = 0.0
         self._retried_fit = 0  # of the parked events last retried
-        self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
-        self._continuity = Continuity(settings.kafka_bootstrap, self._namespaces, self._do)
-        self.observed = Observed(self._namespaces)
+        self.namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
+        self.continuity = Continuity(kafka, self.namespaces, self._do)
+        self.observed = Observed(self.namespaces)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.acknowledge: Acknowledge | None = None
 
@@ -172,8 +173,8 @@ class ApplyWorker:
                     self.observed.heartbeats(await migration_log.heartbeats(connection))
                 finally:
                     connection.terminate()
-                self._continuity.require_not_older(stored)
-                self._continuity.reached(stored)
+                self.continuity.require_not_older(stored)
+                self.continuity.reached(stored)
                 return stored
             except Fatal as error:
                 raise self._fail(error) from None
@@ -214,11 +215,11 @@ class ApplyWorker:
             began = loop.time()
             items = [item for chunk in batch for item in chunk.items]
             await self._references.complete(items)
-            following = await self._continuity.following(chunk.items for chunk in batch)
+            following = await self.continuity.following(chunk.items for chunk in batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
             self.observed.applied(chunk.items for chunk in batch)
-            self._continuity.reached(following)
+            self.continuity.reached(following)
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
             for chunk in batch:  # after COMMIT, in order: the last step of the chain
@@ -266,7 +267,7 @@ class ApplyWorker:
                 most=PARKED_AT_ONCE,
                 size=PARKED_BYTES,
                 overdue_after=self._settings.parked_within,
-                topics=list(self._namespaces),
+                topics=list(self.namespaces),
             )
             self._retried_fit = 0
             if not parked:
@@ -309,7 +310,7 @@ class ApplyWorker:
             connection = await self._connect()
         except Exception as error:
             raise Transient(str(error)) from None
-        self._continuity.require_not_older(await migration_log.offsets(connection))
+        self.continuity.require_not_older(await migration_log.offsets(connection))
         self._connection = connection
 
     async def _connect(self) -> asyncpg.Connection:
@@ -330,7 +331,8 @@ class ApplyWorker:
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Apply until ``stop`` is set. Raises `CrossfadeError` when a person or a restart is needed."""
     mapping = load(settings.mapping)
-    worker = ApplyWorker(settings, mapping)
+    kafka = await access(settings)
+    worker = ApplyWorker(settings, kafka, mapping)
     await worker.open()
     names = TopicNames(settings.topic_prefix)
     topics = declare(
@@ -339,9 +341,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         partitions=settings.topic_partitions,
         replication=settings.topic_replication,
     )
-    await ensure_topics(settings.kafka_bootstrap, topics)
+    await ensure_topics(kafka, topics)
     app, worker.acknowledge = build(
-        bootstrap=settings.kafka_bootstrap,
+        kafka=kafka,
         group=settings.apply_group,
         topics=[topic.name for topic in topics],
         chunk=CHUNK,
@@ -351,7 +353,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         missing=worker.lacks_topics,
     )
     writing = asyncio.create_task(worker.run())
-    watching = asyncio.create_task(count_dead_letters(settings))
+    dsn = settings.postgres_dsn.get_secret_value()
+    watching = [
+        asyncio.create_task(count_dead_letters(settings)),
+        asyncio.create_task(retention.watch(kafka, dsn, worker.namespaces, worker.continuity)),
+    ]
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_started_and_ended(app))
     await asyncio.wait({writing, stopping, ended, worker.failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -368,7 +374,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if not leaving.done():
         _log.warning("the Kafka consumer did not stop in time; its group will notice")
     writing.cancel()
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     await worker.close()
 
 
