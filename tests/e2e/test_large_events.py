@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from bson import Timestamp
 
 from tests.support.hands import configure, make_topic
 from tests.support.letters import letters
 from tests.support.proxy import proxy
-from tests.support.world import PARTITIONS, World, world
-from topics import decode
+from tests.support.world import PARTITIONS, World, once, world
+from topics import Event, Operation, Origin, Source, Version, decode, document_key, encode
 from worker.embedded import Services
 
 KB, MB = 1024, 1024 * 1024
@@ -34,6 +37,26 @@ async def operations(w: World, collection: str) -> dict[str, int]:
                 name = f"{event.operation} {event.source}"
                 counts[name] = counts.get(name, 0) + 1
     return counts
+
+
+def reference_to_the_future(w: World, document_id: Any) -> Event:
+    return Event(
+        operation=Operation.REFERENCE,
+        namespace=f"{w.name}.pages",
+        id=document_id,
+        version=Version.of(Timestamp(2**31 - 1, 1), 0),
+        wall=datetime.now(UTC),
+        source=Source.STREAM,
+        origin=Origin(uuid4()),
+        size=7,
+    )
+
+
+async def send(w: World, event: Event) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=w.kafka)
+    await producer.start()
+    await producer.send_and_wait(f"{w.name}.{event.namespace}", encode(event), key=document_key(event.id))
+    await producer.stop()
 
 
 async def absent(w: World) -> int:
@@ -100,6 +123,14 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         await w.settled(240)
         assert [letter["state"] for letter in await letters(w)] == ["healed"]
         assert await w.value("SELECT count(*) FROM users WHERE id = $1", one["_id"]) == 1
+
+        # what MongoDB refuses to read holds up nothing else
+        await send(w, reference_to_the_future(w, ids[1]))
+        await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE kind = 'reference'", 1)
+        letter = next(one for one in await letters(w) if one["kind"] == "reference")
+        assert letter["state"] == "dead" and "InvalidOptions" in letter["reason"]
+        number = str(letter["dead_letter_id"])
+        assert (await once(w, "dead-letters", "discard", number, "--reason", "made up"))[0] == 0
 
         # the topic's limit shrinks under a running publisher: one start is enough
         await configure(services.kafka_bootstrap, f"{w.name}.{w.name}.pages", max_message_bytes=str(20 * KB))

@@ -55,7 +55,7 @@ async def test_what_lies_in_kafka_was_sent_by_an_idempotent_producer(services: S
     await producer.start()
     for _ in range(2):
         await acknowledged(await producer.send(topic, 0, [(b"k", b"v")] * 3))
-    assert producer._producer._acks == -1  # all replicas in sync; a broker alone cannot show it
+    assert producer._producer._sender._acks == -1  # all replicas in sync; a broker alone cannot show it
     await producer.stop()
     log = (services.directory / f"kafka/data/{topic}-0/00000000000000000000.log").read_bytes()
     headers = struct.Struct(">qiiBIhiqqqhi")  # of a batch, to its first sequence number; KIP-98

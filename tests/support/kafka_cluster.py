@@ -25,13 +25,12 @@ _READY = 120.0  # seconds: the machine may be busy
 _FLAGS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 
 
-# Settings of a listener that takes unsigned tokens, and ends a connection 5 s after it was given one.
+# Settings of a listener that takes unsigned tokens.
 TOKENS: Mapping[str, object] = {
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TOKENS:SASL_PLAINTEXT",
     "listener.name.tokens.sasl.enabled.mechanisms": "OAUTHBEARER",
     "listener.name.tokens.oauthbearer.sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer"
     '.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
-    "listener.name.tokens.oauthbearer.connections.max.reauth.ms": 5000,
 }
 
 

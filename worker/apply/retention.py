@@ -22,7 +22,7 @@ from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS
 
 _log = structlog.get_logger()
-LOOK_EVERY = 20.0  # seconds
+LOOK_EVERY = 60.0  # seconds
 
 
 async def watch(kafka: Access, dsn: str, namespaces: Mapping[str, str], continuity: Continuity) -> None:
@@ -38,8 +38,7 @@ async def watch(kafka: Access, dsn: str, namespaces: Mapping[str, str], continui
 
 
 async def _look(kafka: Access, dsn: str, namespaces: Mapping[str, str], continuity: Continuity) -> None:
-    partitions = {topic: n for topic, n in (await existing_topics(kafka)).items() if topic in namespaces}
-    begins = await begin_offsets(kafka, partitions)
+    begins = await begin_offsets(kafka, await existing_topics(kafka, namespaces))
     connection = await connect(dsn, "apply retention")
     try:
         overrun = await migration_log.pass_over(

@@ -149,10 +149,12 @@ def _alter(topic: str, setting: str) -> str:
     return f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
 
 
-async def existing_topics(kafka: Access) -> dict[str, int]:
-    """Return the number of partitions of every topic that exists."""
+async def existing_topics(kafka: Access, among: Iterable[str] | None = None) -> dict[str, int]:
+    """Return the number of partitions of every topic that exists, or of those ``among`` some."""
     async with _administering(kafka) as admin:
-        return await _partitions(admin, await admin.list_topics())
+        names = set(await admin.list_topics())
+        wanted = names if among is None else names.intersection(among)
+        return await _partitions(admin, sorted(wanted)) if wanted else {}
 
 
 @asynccontextmanager
