@@ -27,11 +27,14 @@ class Topic:
 
     def config(self) -> dict[str, str]:
         """Return the topic's settings by Kafka's names."""
-        return {
+        config = {
             "cleanup.policy": "delete",
             "retention.ms": str(self.retention_ms),
             "max.message.bytes": str(self.max_message_bytes),
         }
+        if self.replication > 2:  # with two, a broker that is down would stop the writes
+            config["min.insync.replicas"] = "2"
+        return config
 
 
 def declare(

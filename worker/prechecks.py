@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from topics import TopicNames, declare
-from worker.broker.admin import look_at_topics, misfits
+from worker.broker.access import access
+from worker.broker.admin import advice, look_at_topics, misfits
 from worker.errors import ConfigurationError, MappingError, ServiceUnavailable, UsageError
 from worker.mapping import Mapping, load
 from worker.mongo.client import connect as connect_mongo
@@ -233,12 +234,15 @@ async def _kafka(settings: Settings, mapping: Mapping | None) -> list[Check]:
     )
 
     async def topics() -> Check:
-        found, missing = await look_at_topics(settings.kafka_bootstrap, declared)
+        found, missing = await look_at_topics(await access(settings), declared)
         faults = [fault for one in found for fault in misfits(one)] + [why for why in missing.values() if why]
         if faults:
             lines = "".join(f"\n{fault}" for fault in faults)
             return Check("kafka", False, f"{len(faults)} faults{lines}", "mend each as it says")
-        return Check("kafka", True, f"reached; of {len(declared)} topics {len(missing)} are to be created")
+        told = [line for one in found for line in advice(one)]
+        lines = "".join(f"\n{line}" for line in told)
+        of_them = f"reached; of {len(declared)} topics {len(missing)} are to be created"
+        return Check("kafka", True, of_them + lines)
 
     return [await _made("kafka", topics)]
 

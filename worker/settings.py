@@ -67,6 +67,15 @@ class Settings(_Sources):
 
     topic_prefix: str = Field("crossfade", description="first part of every topic's name")
     topic_partitions: int = Field(4, ge=1, le=1000, description="partitions of each topic at creation")
+    kafka_tls: bool = Field(
+        False,
+        description="reach Kafka by TLS; its certificate is checked by the system's CAs or SSL_CERT_FILE's",
+    )
+    kafka_token_provider: str | None = Field(
+        None,
+        description="`package.module:factory`, which returns an aiokafka AbstractTokenProvider: Kafka is "
+        "reached by SASL OAUTHBEARER with its tokens",
+    )
     kafka_largest_record: int = Field(
         LARGEST_RECORD,
         ge=10_000,

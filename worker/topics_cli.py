@@ -17,7 +17,8 @@ from bson.errors import BSONError
 
 from topics import EnvelopeError, TopicNames, declare, decode, key_to_id
 from topics.envelope import MAX_ORDER
-from worker.broker.admin import Found, create_topics, existing_topics, misfits
+from worker.broker.access import access
+from worker.broker.admin import Found, advice, create_topics, existing_topics, misfits
 from worker.broker.reader import Record, TopicReader, reading
 from worker.errors import ConfigurationError
 from worker.mapping import load as load_mapping
@@ -43,8 +44,9 @@ def create(as_json: bool) -> None:
     """Create the declared topics that are missing, and see that those that exist fit.
 
     `publish` and `apply` create missing topics by themselves; this is for those who may not let them, and to
-    see what is there. Nothing that exists is changed. Exit 2 when a topic has another number of partitions
-    than CROSSFADE_TOPIC_PARTITIONS, or takes no record as large as a document may be.
+    see what is there. Nothing that exists is changed. What would be better otherwise is told: a short
+    retention, a record's size that is less than a document may have. Exit 2 when a topic has another number
+    of partitions than CROSSFADE_TOPIC_PARTITIONS, or is compacted, or may lose what it has acknowledged.
 
     \b
     Examples:
@@ -59,7 +61,11 @@ def create(as_json: bool) -> None:
         partitions=settings.topic_partitions,
         replication=settings.topic_replication,
     )
-    found = asyncio.run(create_topics(settings.kafka_bootstrap, declared))
+
+    async def create() -> list[Found]:
+        return await create_topics(await access(settings), declared)
+
+    found = asyncio.run(create())
     if as_json:
         click.echo(orjson.dumps([_as_json(one) for one in found], option=orjson.OPT_INDENT_2).decode())
     else:
@@ -68,12 +74,8 @@ def create(as_json: bool) -> None:
             state = "created" if one.created else "exists"
             click.echo(f"{one.topic.name:<{width}}  {state:<7}  {one.partitions:>4} partitions")
     for one in found:
-        if 0 <= one.retention_ms < one.topic.retention_ms:
-            click.echo(
-                f"{one.topic.name} keeps records for {one.retention_ms / 3_600_000:.1f} h: apply must never "
-                f"be further behind (declared: {one.topic.retention_ms / 3_600_000:.0f} h)",
-                err=True,
-            )
+        for told in advice(one):
+            click.echo(told, err=True)
     if faults := [fault for one in found for fault in misfits(one)]:
         raise ConfigurationError("; ".join(faults))
 
@@ -89,6 +91,7 @@ def _as_json(found: Found) -> dict[str, Any]:
         "produced_by": found.topic.produced_by,
         "consumed_by": found.topic.consumed_by,
         "misfits": misfits(found),
+        "advice": advice(found),
     }
 
 
@@ -131,11 +134,12 @@ async def _print(
     as_json: bool,
     documents: bool,
 ) -> None:
-    existing = await existing_topics(settings.kafka_bootstrap)
+    kafka = await access(settings)
+    existing = await existing_topics(kafka)
     if topic not in existing:
         raise _no_such_topic(settings, topic, list(existing))
     async with (
-        reading(settings.kafka_bootstrap, topic, existing[topic]) as reader,
+        reading(kafka, topic, existing[topic]) as reader,
         aclosing(_records(reader, limit, from_beginning, follow)) as records,
     ):
         async for record in records:

@@ -221,6 +221,7 @@ def test_each_collection_has_a_stream_and_a_copy_topic_for_a_week_with_room_for_
             "cleanup.policy": "delete",
             "retention.ms": "604800000",
             "max.message.bytes": "20971520",
+            "min.insync.replicas": "2",  # what is acknowledged survives a broker
         }
         assert topic.max_message_bytes > 16 * 1024 * 1024
 
@@ -230,6 +231,7 @@ def test_retention_and_largest_message_can_be_given() -> None:
         TopicNames(), [PAGES], partitions=1, replication=1, retention_ms=5, max_message_bytes=8_000_000
     )
     assert topic.config()["retention.ms"] == "5"
+    assert "min.insync.replicas" not in topic.config()
     assert topic.config()["max.message.bytes"] == "8000000"
 
 

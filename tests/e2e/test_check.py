@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.e2e.test_commands import command
 from tests.support.world import World, once, world
+from worker.broker.access import Access
 from worker.broker.admin import existing_topics
 from worker.embedded import Services
 
@@ -51,7 +52,9 @@ async def test_before_the_first_event_everything_is_true_and_nothing_is_changed(
         code, checks = await checked(w)
         assert (code, answers(checks)) == (0, {})
         assert checks["kafka"]["detail"] == "reached; of 12 topics 12 are to be created"
-        assert not [name for name in await existing_topics(services.kafka_bootstrap) if w.name in name]
+        assert not [
+            name for name in await existing_topics(Access(services.kafka_bootstrap)) if w.name in name
+        ]
         assert await w.value("SELECT count(*) FROM crossfade.collection") == 0
         code, out, _ = await command(w, "check")
         assert code == 0 and "FALSE" not in out and "unknown" not in out
@@ -185,14 +188,20 @@ async def test_what_is_missing_in_mongodb_and_wrong_in_kafka_is_false(
         await w.mongo["pages"].rename("page")
         admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
         await admin.start()
-        await admin.create_topics([NewTopic(f"{w.name}.{w.name}.pages", 5, 1)])
+        hourly = {"retention.ms": "3600000"}
+        await admin.create_topics(
+            [
+                NewTopic(f"{w.name}.{w.name}.pages", 5, 1),
+                NewTopic(f"{w.name}.{w.name}.users", 2, 1, topic_configs=hourly),
+            ]
+        )
         await admin.close()
         code, checks = await checked(w, CROSSFADE_TOPIC_REPLICATION="3")
         assert (code, answers(checks)) == (1, {"collections": False, "kafka": False})
         assert checks["collections"]["detail"] == f"database {w.name} lacks pages (did you mean page?)"
-        # one topic has other partitions, the eleven others could not be created with three replicas
+        # one topic has other partitions, the ten that are missing could not be created with three replicas
         assert f"topic {w.name}.{w.name}.pages has 5 partitions, not 2" in checks["kafka"]["detail"]
-        assert checks["kafka"]["detail"].count("Kafka refuses to create topic") == 11
+        assert checks["kafka"]["detail"].count("Kafka refuses to create topic") == 10
         code, checks = await checked(w, CROSSFADE_ALLOW_MISSING_COLLECTIONS="true")
         assert answers(checks) == {"kafka": False}
 

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from examples.spaces.generate import Generator
 from tests.support.world import World, world
+from worker.broker.access import Access
 from worker.broker.admin import existing_topics
 from worker.embedded import Services
 
@@ -65,7 +66,7 @@ async def test_topics_are_created_once_and_then_exist(services: Services, tmp_pa
     async with world(services, tmp_path) as w:
         made = await json_of(w, "topics", "create")
         assert {one["state"] for one in made} == {"created"} and len(made) == 12
-        existing = await existing_topics(services.kafka_bootstrap)
+        existing = await existing_topics(Access(services.kafka_bootstrap))
         assert all(existing[one["topic"]] == one["partitions"] == 2 for one in made)
         again = await json_of(w, "topics", "create")
         assert [one | {"state": "created"} for one in again] == made
@@ -82,16 +83,25 @@ async def test_a_topic_that_exists_otherwise_is_named_with_what_to_do(
         pages = f"{w.name}.{w.name}.pages"
         admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
         await admin.start()
-        await admin.create_topics([NewTopic(pages, 5, 1, topic_configs={"max.message.bytes": "1048588"})])
+        await admin.create_topics(
+            [
+                NewTopic(
+                    pages, 5, 1, topic_configs={"max.message.bytes": "1048588", "cleanup.policy": "compact"}
+                )
+            ]
+        )
         await admin.close()
         code, out, err = await command(w, "topics", "create", "--json")
         assert code == 2 and "Traceback" not in err
-        [line] = err.splitlines()
+        advised, line = err.splitlines()
         assert f"topic {pages} has 5 partitions, not 2" in line and "CROSSFADE_TOPIC_PARTITIONS=5" in line
-        assert "max.message.bytes=20971520" in line
+        assert "is compacted" in line and "cleanup.policy=delete" in line
+        assert f"topic {pages} takes records of 1048588 bytes" in advised
+        assert "max.message.bytes=20971520" in advised
         told = {one["topic"]: one for one in json.loads(out)}
         assert len(told[pages]["misfits"]) == 2
-        assert all(one["misfits"] == [] for name, one in told.items() if name != pages)
+        assert told[pages]["advice"] == [advised]
+        assert all(one["misfits"] == one["advice"] == [] for name, one in told.items() if name != pages)
 
 
 async def test_what_lies_in_a_topic_is_printed_and_documents_only_when_asked(
@@ -157,7 +167,7 @@ async def test_a_topic_that_is_not_there_is_not_made_by_looking(services: Servic
         await json_of(w, "topics", "create")
         line = await refused(w, "topics", "print", f"{w.name}.pages")
         assert f"no topic {w.name}.pages: did you mean {w.name}.{w.name}.pages?" in line
-        assert f"{w.name}.pages" not in await existing_topics(services.kafka_bootstrap)
+        assert f"{w.name}.pages" not in await existing_topics(Access(services.kafka_bootstrap))
 
 
 async def test_status_of_a_copy_that_stopped_half_way_and_of_one_that_is_done(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from tests.support.hands import administering
 from tests.support.offsets import ends
-from tests.support.world import PARTITIONS, world
+from tests.support.world import PARTITIONS, World, world
 from worker.embedded import Services
 
 
@@ -42,6 +44,50 @@ async def test_records_that_retention_took_are_told_and_copied_again(
         await w.start("publish", "publish again")
         await w.settled()
         await w.assert_nothing_lost()
+
+
+async def test_a_copy_of_which_retention_left_nothing_is_told_and_copied_again(
+    services: Services, tmp_path: Path
+) -> None:
+    """Nothing will ever arrive in these partitions that shows the gap."""
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'copied'", 6)
+        await empty(w, f"{w.name}.{w.name}.pages.copy")
+        await w.start("apply", "apply")
+        await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
+        await w.settled()
+        assert await w.value("SELECT sum(copies) FROM crossfade.collection") == 7
+        await w.assert_nothing_lost()
+        assert "Kafka no longer has records" in (tmp_path / "apply.log").read_text()
+
+
+async def test_records_that_retention_took_from_a_slow_apply_are_told_and_copied_again(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        w.processes["apply"].send_signal(signal.SIGSTOP)
+        await w.mongo["pages"].update_many({}, {"$set": {"note": "taken by retention"}})
+        await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
+        await w.published()
+        await empty(w, f"{w.name}.{w.name}.pages")
+        w.processes["apply"].send_signal(signal.SIGCONT)
+        await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
+        await w.settled()
+        await w.assert_nothing_lost()
+        assert "Kafka no longer has records" in (tmp_path / "apply.log").read_text()
+
+
+async def empty(w: World, topic: str) -> None:
+    """Take every record of a topic, as retention does."""
+    async with administering(w.kafka) as admin:
+        all_ = {TopicPartition(topic, n): RecordsToDelete(before_offset=-1) for n in range(PARTITIONS)}
+        await admin.delete_records(all_)
 
 
 async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_again(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+from aiokafka import AIOKafkaProducer
+from bson import Timestamp
+
 from tests.support.hands import configure, make_topic
 from tests.support.letters import letters
 from tests.support.proxy import proxy
-from tests.support.world import PARTITIONS, World, world
-from topics import decode
+from tests.support.world import PARTITIONS, World, once, world
+from topics import Event, Operation, Origin, Source, Version, decode, document_key, encode
 from worker.embedded import Services
 
 KB, MB = 1024, 1024 * 1024
@@ -34,6 +39,26 @@ async def operations(w: World, collection: str) -> dict[str, int]:
     return counts
 
 
+def reference_to_the_future(w: World, document_id: Any) -> Event:
+    return Event(
+        operation=Operation.REFERENCE,
+        namespace=f"{w.name}.pages",
+        id=document_id,
+        version=Version.of(Timestamp(2**31 - 1, 1), 0),
+        wall=datetime.now(UTC),
+        source=Source.STREAM,
+        origin=Origin(uuid4()),
+        size=7,
+    )
+
+
+async def send(w: World, event: Event) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=w.kafka)
+    await producer.start()
+    await producer.send_and_wait(f"{w.name}.{event.namespace}", encode(event), key=document_key(event.id))
+    await producer.stop()
+
+
 async def absent(w: World) -> int:
     return await w.value("SELECT coalesce(sum(absent), 0)::int FROM crossfade.partition_progress")
 
@@ -46,6 +71,7 @@ async def some(w: World, collection: str, count: int, size: int) -> list[dict[st
     return made
 
 
+@pytest.mark.timeout(600)
 async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w, proxy(_port(services.mongo_uri)) as mongodb:
         for name in (f"{w.name}.pages", f"{w.name}.pages.copy", f"{w.name}.users"):
@@ -62,7 +88,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         through = {"CROSSFADE_MONGO_URI": f"mongodb://127.0.0.1:{mongodb.port}/?directConnection=true"}
         await w.start("publish", "publish", **narrow)
         await w.start("apply", "apply", **through)
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert (await operations(w, "leads"))["reference copy"] == 1
         counts = await operations(w, "pages")
@@ -82,7 +108,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         await w.until("apply waits", lambda: "documents not read yet" in log.read_text())
         assert await w.value("SELECT count(*) FROM pages WHERE title = 'once'") == 0
         mongodb.refuses = False
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert await absent(w) == 5
         assert (await operations(w, "pages"))["reference stream"] == 30
@@ -94,9 +120,17 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         )
         await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'parked'", 1)
         await w.mongo["users"].update_one({"_id": other["_id"]}, {"$set": {"email": "free@x.io"}})
-        await w.settled()
+        await w.settled(240)
         assert [letter["state"] for letter in await letters(w)] == ["healed"]
         assert await w.value("SELECT count(*) FROM users WHERE id = $1", one["_id"]) == 1
+
+        # what MongoDB refuses to read holds up nothing else
+        await send(w, reference_to_the_future(w, ids[1]))
+        await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE kind = 'reference'", 1)
+        letter = next(one for one in await letters(w) if one["kind"] == "reference")
+        assert letter["state"] == "dead" and "InvalidOptions" in letter["reason"]
+        number = str(letter["dead_letter_id"])
+        assert (await once(w, "dead-letters", "discard", number, "--reason", "made up"))[0] == 0
 
         # the topic's limit shrinks under a running publisher: one start is enough
         await configure(services.kafka_bootstrap, f"{w.name}.{w.name}.pages", max_message_bytes=str(20 * KB))
@@ -104,11 +138,12 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         assert await w.ended("publish") == 1
         assert "MessageSizeTooLarge" in (tmp_path / "publish.log").read_text()
         await w.start("publish", "publish again", **narrow)
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert (await operations(w, "pages"))["reference stream"] == 33
 
 
+@pytest.mark.timeout(600)
 async def test_documents_of_16_mb_pass_through_the_topics_as_they_are_made(
     services: Services, tmp_path: Path
 ) -> None:
@@ -120,10 +155,10 @@ async def test_documents_of_16_mb_pass_through_the_topics_as_they_are_made(
         await w.mongo["pages"].insert_one({**like, "_id": copied, "filler": body})
         await w.start("publish", "publish")
         await w.start("apply", "apply")
-        await w.settled()
+        await w.settled(240)
         await w.mongo["pages"].insert_one({**like, "_id": streamed, "filler": body})
         await w.mongo["pages"].update_one({"_id": copied}, {"$set": {"title": "changed"}})
-        await w.settled()
+        await w.settled(240)
         await w.assert_nothing_lost()
         assert not [name for name in await operations(w, "pages") if "reference" in name]
 

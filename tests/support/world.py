@@ -43,6 +43,7 @@ class World:
         self.services, self.directory = services, directory
         self.client = AsyncIOMotorClient(mongo_uri, uuidRepresentation="standard", tz_aware=True)
         self.mongo = self.client[self.name]
+        self.kafka = services.kafka_bootstrap
         self.ledger = Ledger()
         self.code = Path(__file__).parents[2]
         self.processes: dict[str, asyncio.subprocess.Process] = {}
@@ -66,6 +67,10 @@ class World:
     @property
     def mapping(self) -> Mapping:
         return load(self.mapping_file)
+
+    def use_kafka(self, bootstrap: str) -> None:
+        """Take another Kafka than that of the services, before anything is started."""
+        self.kafka = self.env["CROSSFADE_KAFKA_BOOTSTRAP"] = bootstrap
 
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.services.dsn("postgres", self.name))
@@ -105,10 +110,11 @@ class World:
         reached = f"SELECT (token_time > {at.time << 32 | at.inc})::integer FROM crossfade.checkpoint"
         await self.until_value(reached, 1)
 
-    async def settled(self, seconds: float = 90) -> None:
+    async def settled(self, seconds: float = 90, *, streams: int | None = None) -> None:
         """Wait until all that MongoDB has now is in Kafka, all is copied, and all that Kafka holds applied.
 
-        By clusterTimes and offsets, never by clocks, which tests step.
+        By clusterTimes and offsets, never by clocks, which tests step. ``streams``: partitions of all stream
+        topics, where some were made by hand.
         """
         at = (await self.mongo.command("ping"))["operationTime"]
         connection = await self.connect()
@@ -116,9 +122,9 @@ class World:
             async with asyncio.timeout(seconds):
                 while True:
                     await self._published_and_copied(connection, at.time << 32 | at.inc)
-                    reached = await self._applied(connection, await self.ends())
+                    reached = await self._applied(connection, await self.ends(streams))
                     # Where more was applied than there is, a topic was deleted, which apply is yet to notice.
-                    ends = await self.ends()
+                    ends = await self.ends(streams)
                     if all(reached[place] <= ends[place] for place in reached) and await self._copied(
                         connection
                     ):
@@ -153,10 +159,11 @@ class World:
         query = "SELECT count(*) >= $1 AND bool_and(copy_state = 'copied') FROM crossfade.collection"
         return await connection.fetchval(query, len(self.mapping.collections))
 
-    async def ends(self) -> dict[tuple[str, int], int]:
+    async def ends(self, streams: int | None = None) -> dict[tuple[str, int], int]:
         """Return every partition's end. A broker that has just started may not list all."""
         ends: dict[TopicPartition, int] = {}
-        while len(ends) < 2 * len(self.mapping.collections) * PARTITIONS:
+        copies = len(self.mapping.collections) * PARTITIONS
+        while len(ends) < copies + (streams or copies):
             async with self._consumer() as (consumer, partitions):
                 ends = await consumer.end_offsets(partitions)
         return {(place.topic, place.partition): end for place, end in ends.items()}
@@ -180,14 +187,18 @@ class World:
     async def _consumer(
         self, topics: Callable[[str], bool] = lambda name: True
     ) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.services.kafka_bootstrap)
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka)
         try:
             await consumer.start()
             names: list[str] = []
             while not names:  # a broker may not list them yet
-                names = [name for name in await consumer.topics() if name.startswith(f"{self.name}.")]
+                kafka = await consumer._client.fetch_all_metadata()
+                names = [name for name in kafka.topics() if name.startswith(f"{self.name}.")]
             partitions = [
-                TopicPartition(name, number) for name in names if topics(name) for number in range(PARTITIONS)
+                TopicPartition(name, number)
+                for name in names
+                if topics(name)
+                for number in sorted(kafka.partitions_for_topic(name))
             ]
             consumer.assign(partitions)
             yield consumer, partitions
@@ -273,7 +284,7 @@ class World:
         """Send every record of these topics once more, in random order; return how many."""
         records = await self.records(topics)
         random.Random(seed).shuffle(records)
-        producer = AIOKafkaProducer(bootstrap_servers=self.services.kafka_bootstrap)
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
         try:
             await producer.start()
             for record in records:

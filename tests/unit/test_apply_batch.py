@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import bson
 import pytest
 from bson import Int64, ObjectId
+from bson.binary import UuidRepresentation
+from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, Event, Operation, Origin, Source, Version, encode
 from worker.apply.batch import (
@@ -16,9 +19,11 @@ from worker.apply.batch import (
     Outcome,
     SeveralDocuments,
     collides,
+    complete,
     decide,
     fold,
     overtaken,
+    parts,
     read,
     rounds,
     tally,
@@ -27,6 +32,7 @@ from worker.mapping import CollectionPlan, row_id
 from worker.mapping.model import CollectionMapping
 from worker.postgres.ledger import LedgerRow, Phase
 
+STANDARD: bson.CodecOptions[Any] = bson.CodecOptions(uuid_representation=UuidRepresentation.STANDARD)
 TENANT, OTHER = uuid4(), uuid4()
 NOTES = Collection("db", "notes")
 MAPPED = {
@@ -55,6 +61,7 @@ def item(
     tenant: UUID = TENANT,
     size: object = 1,
     offset: int = 0,
+    stands_for: int = 0,
 ) -> Item:
     document = None
     if operation is Operation.UPSERT:
@@ -68,6 +75,7 @@ def item(
         source=Source.STREAM,
         origin=Origin(uuid4()),
         document=document,
+        size=stands_for if operation is Operation.REFERENCE else None,
     )
     return read(Item("t", 0, offset, encode(event)), MAPPED.get)
 
@@ -194,3 +202,35 @@ def test_a_refetch_that_fails_is_not_overtaken_by_what_it_was_to_replace() -> No
         assert overtaken(one, LedgerRow(TENANT, Version(10, 5), state)) is expected
     assert overtaken(one, LedgerRow(TENANT, Version(10, 6), "refetch"))
     assert not overtaken(one, None)
+
+
+# ---- references
+
+
+def test_a_reference_becomes_the_upsert_that_it_stands_for_under_its_own_version() -> None:
+    whole, one = item(7, 5, 1), item(7, 5, 1, operation=Operation.REFERENCE)
+    assert one.reference is not None and one.rows is None and one.key == whole.key
+    assert whole.event is not None and whole.event.document is not None
+    complete(one, RawBSONDocument(bson.encode(whole.event.document, codec_options=STANDARD)))
+    assert one.reference is None and one.outcome is None
+    assert one.rows == whole.rows and one.version == Version(5, 1)
+
+
+def test_a_reference_to_nothing_is_absent_and_one_that_does_not_fit_is_dead() -> None:
+    gone, unfit = (item(7, 5, operation=Operation.REFERENCE) for _ in range(2))
+    complete(gone, None)
+    assert gone.outcome is Outcome.ABSENT and gone.reference is None
+    complete(unfit, RawBSONDocument(bson.encode({"_id": 7, "size": "large"})))
+    assert unfit.outcome is Outcome.DEAD and unfit.kind == "tenant"
+
+
+def test_references_count_as_what_they_stand_for_when_a_chunk_is_cut() -> None:
+    mb = 1024 * 1024
+    sizes = [10 * mb, 5 * mb, 5 * mb, 20 * mb, 0, 0]
+    items = [item(n, 1, operation=Operation.REFERENCE, stands_for=size) for n, size in enumerate(sizes)]
+    items += [item(n, 1) for n in range(6, 9)]
+    cut = list(parts(items, 16 * mb))
+    assert [len(part) for part, _ in cut] == [2, 1, 1, 5]  # the empty ones may have grown: 1 MB each
+    assert [one for part, _ in cut for one in part] == items
+    assert [size // mb for _, size in cut] == [15, 5, 20, 2]
+    assert list(parts([], 1)) == []

@@ -6,7 +6,7 @@ import json
 
 from topics import Collection, TopicNames, declare
 from topics.examples import read_examples
-from worker.broker.admin import Found
+from worker.broker.admin import Found, advice
 from worker.broker.reader import Record
 from worker.topics_cli import misfits, tell
 
@@ -55,6 +55,20 @@ def test_what_is_no_event_is_told_as_such_with_the_id_of_its_key() -> None:
 def test_a_topic_that_exists_otherwise_is_named_with_what_to_do() -> None:
     topic, _ = declare(TopicNames(), [Collection("spaces", "pages")], partitions=4, replication=1)
     assert misfits(Found(topic, False, 4, topic.max_message_bytes, 1)) == []
-    more, small = misfits(Found(topic, False, 6, 1_048_588, -1))
+    settings = {"cleanup.policy": "compact,delete", "unclean.leader.election.enable": "true"}
+    more, compacted, unclean = misfits(Found(topic, False, 6, 1_048_588, -1, settings))
     assert "has 6 partitions, not 4" in more and "CROSSFADE_TOPIC_PARTITIONS=6" in more
+    assert "compacted" in compacted and "cleanup.policy=delete" in compacted
+    assert "unclean.leader.election.enable=false" in unclean
+
+
+def test_what_would_be_better_otherwise_with_a_topic_is_told_with_what_to_do() -> None:
+    topic, _ = declare(TopicNames(), [Collection("spaces", "pages")], partitions=4, replication=3)
+    well = topic.config() | {"retention.bytes": "-1"}
+    assert advice(Found(topic, False, 4, topic.max_message_bytes, -1, well)) == []
+    poor = {"retention.bytes": "1000", "min.insync.replicas": "1"}
+    short, few, small, alone = advice(Found(topic, False, 4, 1_048_588, 5_400_000, poor))
+    assert "1.5 h" in short and "retention.ms=604800000" in short
+    assert "1000 bytes of each partition" in few and "retention.bytes=-1" in few
     assert "1048588 bytes at most" in small and "max.message.bytes=20971520" in small
+    assert "one broker alone" in alone and "min.insync.replicas=2" in alone

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import structlog
 
 from worker.apply.batch import Item
+from worker.broker.access import Access
 from worker.broker.offsets import end_offsets
 from worker.errors import Fatal
 from worker.postgres import migration_log
@@ -23,8 +24,8 @@ Do = Callable[[Work], Awaitable[None]]
 class Continuity:
     """The next offset of each partition, as PostgreSQL was last seen to have it."""
 
-    def __init__(self, bootstrap: str, namespaces: Mapping[str, str], do: Do) -> None:
-        self._bootstrap, self._namespaces, self._do = bootstrap, namespaces, do
+    def __init__(self, kafka: Access, namespaces: Mapping[str, str], do: Do) -> None:
+        self._kafka, self._namespaces, self._do = kafka, namespaces, do
         self._next: dict[Partition, int] = {}
 
     def require_not_older(self, stored: Mapping[Partition, int]) -> None:
@@ -91,7 +92,7 @@ class Continuity:
         Else a rebalance has brought again what is read already.
         """
         topic, partition = place
-        ends = await end_offsets(self._bootstrap, {topic: partition + 1})
+        ends = await end_offsets(self._kafka, {topic: partition + 1})
         return ends[place] < expected
 
     async def _begin_again(self, place: Partition, offset: int) -> None:

@@ -14,12 +14,13 @@ import structlog
 
 from topics import TopicNames, declare
 from worker import failpoints
-from worker.apply import letters, preconditions
+from worker.apply import letters, preconditions, retention
 from worker.apply.batch import Item, Mapped, parts, read
 from worker.apply.continuity import Continuity, Work
 from worker.apply.observed import Observed, count_dead_letters
 from worker.apply.references import References
 from worker.apply.writer import BatchWriter
+from worker.broker.access import Access, access
 from worker.broker.admin import ensure_topics
 from worker.broker.faust_app import Acknowledge, build
 from worker.clock import SYSTEM_CLOCK
@@ -59,7 +60,7 @@ class _Chunk(NamedTuple):
 class ApplyWorker:
     """Holds what waits to be written, and writes it: one transaction for everything waiting."""
 
-    def __init__(self, settings: Settings, mapping: MappingFile) -> None:
+    def __init__(self, settings: Settings, kafka: Access, mapping: MappingFile) -> None:
         self._settings = settings
         self._mapping = mapping
         self._plans = Plans(mapping)
@@ -73,9 +74,9 @@ class ApplyWorker:
         self._connection: asyncpg.Connection | None = None
         self._overtaken_at = 0.0
         self._retried_fit = 0  # of the parked events last retried
-        self._namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
-        self._continuity = Continuity(settings.kafka_bootstrap, self._namespaces, self._do)
-        self.observed = Observed(self._namespaces)
+        self.namespaces = TopicNames(settings.topic_prefix).namespaces(mapping.namespaces())
+        self.continuity = Continuity(kafka, self.namespaces, self._do)
+        self.observed = Observed(self.namespaces)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.acknowledge: Acknowledge | None = None
 
@@ -177,12 +178,12 @@ class ApplyWorker:
                 )
                 try:
                     stored = await migration_log.offsets(connection)
-                    self._continuity.require_not_older(stored)
-                    stored |= await self._continuity.skipped(connection, stored, earliest)
+                    self.continuity.require_not_older(stored)
+                    stored |= await self.continuity.skipped(connection, stored, earliest)
                     self.observed.heartbeats(await migration_log.heartbeats(connection))
                 finally:
                     connection.terminate()
-                self._continuity.reached(stored)
+                self.continuity.reached(stored)
                 return stored
             except Fatal as error:
                 raise self._fail(error) from None
@@ -227,11 +228,11 @@ class ApplyWorker:
             began = loop.time()
             items = [item for chunk in batch for item in chunk.items]
             await self._references.complete(items)
-            following = await self._continuity.following(chunk.items for chunk in batch)
+            following = await self.continuity.following(chunk.items for chunk in batch)
             await self._retrying(lambda: self._write(items))  # noqa: B023 - awaited at once
             failpoints.reach(failpoints.APPLY_AFTER_COMMIT)
             self.observed.applied(chunk.items for chunk in batch)
-            self._continuity.reached(following)
+            self.continuity.reached(following)
             failpoints.reach(failpoints.APPLY_BEFORE_ACKNOWLEDGE)
             assert self.acknowledge is not None
             for chunk in batch:  # after COMMIT, in order: the last step of the chain
@@ -279,7 +280,7 @@ class ApplyWorker:
                 most=PARKED_AT_ONCE,
                 size=PARKED_BYTES,
                 overdue_after=self._settings.parked_within,
-                topics=list(self._namespaces),
+                topics=list(self.namespaces),
             )
             self._retried_fit = 0
             if not parked:
@@ -332,7 +333,7 @@ class ApplyWorker:
             connection = await self._connect()
         except Exception as error:
             raise Transient(str(error)) from None
-        self._continuity.require_not_older(await migration_log.offsets(connection))
+        self.continuity.require_not_older(await migration_log.offsets(connection))
         self._connection = connection
 
     async def _connect(self) -> asyncpg.Connection:
@@ -353,7 +354,8 @@ class ApplyWorker:
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Apply until ``stop`` is set. Raises `CrossfadeError` when a person or a restart is needed."""
     mapping = load(settings.mapping)
-    worker = ApplyWorker(settings, mapping)
+    kafka = await access(settings)
+    worker = ApplyWorker(settings, kafka, mapping)
     await worker.open()
     names = TopicNames(settings.topic_prefix)
     topics = declare(
@@ -362,9 +364,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         partitions=settings.topic_partitions,
         replication=settings.topic_replication,
     )
-    await ensure_topics(settings.kafka_bootstrap, topics)
+    await ensure_topics(kafka, topics)
     app, worker.acknowledge = build(
-        bootstrap=settings.kafka_bootstrap,
+        kafka=kafka,
         group=settings.apply_group,
         topics=[topic.name for topic in topics],
         chunk=CHUNK,
@@ -375,15 +377,19 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         missing=worker.lacks_topics,
     )
     writing = asyncio.create_task(worker.run())
-    counting = asyncio.create_task(count_dead_letters(settings))
-    watching = asyncio.create_task(preconditions.watch(settings.postgres_dsn.get_secret_value(), mapping))
+    dsn = settings.postgres_dsn.get_secret_value()
+    watching = [
+        asyncio.create_task(count_dead_letters(settings)),
+        asyncio.create_task(retention.watch(kafka, dsn, worker.namespaces, worker.continuity)),
+        asyncio.create_task(preconditions.watch(dsn, mapping)),
+    ]
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_started_and_ended(app))
-    ending = {writing, watching, stopping, ended, worker.failed}
+    ending = {writing, *watching, stopping, ended, worker.failed}
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     # Where the writer or Faust has failed there is nothing to end in order: what was not committed is not
     # acknowledged, and the caller ends the process.
-    for failing in (worker.failed, writing, watching):
+    for failing in (worker.failed, writing, *watching):
         if failing.done():
             failing.result()
     if not stopping.done():
@@ -393,7 +399,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await asyncio.wait({leaving}, timeout=STOP_WITHIN)
     if not leaving.done():
         _log.warning("the Kafka consumer did not stop in time; its group will notice")
-    for task in (writing, watching, counting):
+    for task in (writing, *watching):
         task.cancel()
     await worker.close()
 

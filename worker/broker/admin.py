@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -15,6 +15,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from topics import Topic
+from worker.broker.access import Access
 from worker.errors import ServiceUnavailable
 from worker.retry import Backoff
 
@@ -24,7 +25,14 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 _log = structlog.get_logger()
 
 _TIMEOUT_MS = 15_000
-_CONFIGS = ("max.message.bytes", "retention.ms")
+_CONFIGS = (
+    "max.message.bytes",
+    "retention.ms",
+    "retention.bytes",
+    "cleanup.policy",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+)
 FRAME = 512
 """More bytes than Kafka's format needs around one record's key and value; `max.message.bytes` counts them."""
 
@@ -40,26 +48,20 @@ class Found:
     max_message_bytes: int
     retention_ms: int
     """-1: for ever."""
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Kafka's, by name, of a topic that was there."""
 
 
-def unreachable(bootstrap: str, error: BaseException) -> ServiceUnavailable:
-    """Return the error that says Kafka cannot be used."""
-    return ServiceUnavailable(
-        f"Kafka at {bootstrap} cannot be reached ({type(error).__name__})",
-        remedy="start it, or mend CROSSFADE_KAFKA_BOOTSTRAP",
-    )
-
-
-async def ensure_topics(bootstrap: str, topics: list[Topic]) -> dict[str, int]:
+async def ensure_topics(kafka: Access, topics: list[Topic]) -> dict[str, int]:
     """Create the topics that are missing; return each topic's real number of partitions."""
-    async with _administering(bootstrap) as admin:
+    async with _administering(kafka) as admin:
         await _create_missing(admin, topics)
         return await _partitions(admin, [topic.name for topic in topics])
 
 
-async def largest_records(bootstrap: str, topics: Sequence[Topic]) -> dict[str, int]:
+async def largest_records(kafka: Access, topics: Sequence[Topic]) -> dict[str, int]:
     """Return the most bytes that key and value of one record may have, for each topic, which must exist."""
-    async with _administering(bootstrap) as admin:
+    async with _administering(kafka) as admin:
         configs = await _configs(admin, [topic.name for topic in topics], may_be_hidden=True)
     return {
         topic.name: int(configs.get(topic.name, {}).get("max.message.bytes", topic.max_message_bytes)) - FRAME
@@ -67,9 +69,9 @@ async def largest_records(bootstrap: str, topics: Sequence[Topic]) -> dict[str, 
     }
 
 
-async def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[Found]:
+async def create_topics(kafka: Access, topics: Sequence[Topic]) -> list[Found]:
     """Create the topics that are missing; return how each one is set up, in the order given."""
-    async with _administering(bootstrap) as admin:
+    async with _administering(kafka) as admin:
         made = await _create_missing(admin, topics)
         there = await _found(admin, [topic for topic in topics if topic.name not in made])
         return [
@@ -81,9 +83,9 @@ async def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[Found]:
         ]
 
 
-async def look_at_topics(bootstrap: str, topics: Sequence[Topic]) -> tuple[list[Found], dict[str, str]]:
+async def look_at_topics(kafka: Access, topics: Sequence[Topic]) -> tuple[list[Found], dict[str, str]]:
     """Return the topics that exist, and of each other one why Kafka would not create it, or nothing."""
-    async with _administering(bootstrap) as admin:
+    async with _administering(kafka) as admin:
         existing = set(await admin.list_topics())
         missing = [topic for topic in topics if topic.name not in existing]
         found = await _found(admin, [topic for topic in topics if topic.name in existing])
@@ -99,37 +101,72 @@ async def look_at_topics(bootstrap: str, topics: Sequence[Topic]) -> tuple[list[
 
 def misfits(found: Found) -> list[str]:
     """Return what makes an existing topic unfit, each with what to do."""
-    name, room = found.topic.name, found.topic.max_message_bytes
-    faults: list[str] = []
+    name, faults = found.topic.name, list[str]()
     if found.partitions != found.topic.partitions:
         faults.append(
             f"topic {name} has {found.partitions} partitions, not {found.topic.partitions}: set "
             f"CROSSFADE_TOPIC_PARTITIONS={found.partitions}, or choose another CROSSFADE_TOPIC_PREFIX"
         )
-    if found.max_message_bytes < room:
+    if "compact" in found.settings.get("cleanup.policy", ""):
         faults.append(
-            f"topic {name} takes records of {found.max_message_bytes} bytes at most: "
-            f"kafka-configs.sh --alter --topic {name} --add-config max.message.bytes={room}"
+            f"topic {name} is compacted, which takes records that apply has not read: "
+            + _alter(name, "cleanup.policy=delete")
+        )
+    if found.settings.get("unclean.leader.election.enable") == "true":
+        faults.append(
+            f"topic {name} may lose acknowledged records when a broker dies: "
+            + _alter(name, "unclean.leader.election.enable=false")
         )
     return faults
 
 
-async def existing_topics(bootstrap: str) -> dict[str, int]:
-    """Return the number of partitions of every topic that exists."""
-    async with _administering(bootstrap) as admin:
-        return await _partitions(admin, await admin.list_topics())
+def advice(found: Found) -> list[str]:
+    """Return what would be better otherwise with an existing topic, each with what to do."""
+    name, wanted, told = found.topic.name, found.topic, list[str]()
+    if 0 <= found.retention_ms < wanted.retention_ms:
+        told.append(
+            f"topic {name} keeps records for {found.retention_ms / 3_600_000:.1f} h, and apply must never be "
+            f"further behind: {_alter(name, f'retention.ms={wanted.retention_ms}')}"
+        )
+    if int(found.settings.get("retention.bytes", -1)) >= 0:
+        told.append(
+            f"topic {name} keeps {found.settings['retention.bytes']} bytes of each partition, and apply must "
+            f"never be further behind: {_alter(name, 'retention.bytes=-1')}"
+        )
+    if found.max_message_bytes < wanted.max_message_bytes:
+        told.append(
+            f"topic {name} takes records of {found.max_message_bytes} bytes at most, so apply reads larger "
+            f"documents from MongoDB: {_alter(name, f'max.message.bytes={wanted.max_message_bytes}')}"
+        )
+    if wanted.replication > 2 and found.settings.get("min.insync.replicas") == "1":
+        told.append(
+            f"topic {name} acknowledges what one broker alone has: {_alter(name, 'min.insync.replicas=2')}"
+        )
+    return told
+
+
+def _alter(topic: str, setting: str) -> str:
+    return f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+
+
+async def existing_topics(kafka: Access, among: Iterable[str] | None = None) -> dict[str, int]:
+    """Return the number of partitions of every topic that exists, or of those ``among`` some."""
+    async with _administering(kafka) as admin:
+        names = set(await admin.list_topics())
+        wanted = names if among is None else names.intersection(among)
+        return await _partitions(admin, sorted(wanted)) if wanted else {}
 
 
 @asynccontextmanager
-async def _administering(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _administering(kafka: Access) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=bootstrap, client_id="crossfade admin", request_timeout_ms=_TIMEOUT_MS
+        **kafka.options(), client_id="crossfade admin", request_timeout_ms=_TIMEOUT_MS
     )
     try:
         await admin.start()
         yield admin
     except (KafkaError, OSError, TimeoutError) as error:
-        raise unreachable(bootstrap, error) from None
+        raise kafka.unreachable(error) from None
     finally:
         await admin.close()
 
@@ -146,6 +183,7 @@ async def _found(admin: AIOKafkaAdminClient, there: Sequence[Topic]) -> dict[str
             partitions[topic.name],
             int(configs[topic.name]["max.message.bytes"]),
             int(configs[topic.name]["retention.ms"]),
+            configs[topic.name],
         )
         for topic in there
     }

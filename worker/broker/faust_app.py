@@ -7,9 +7,11 @@ from typing import Any
 
 import faust
 from faust.assignor import PartitionAssignor
+from faust.types.auth import CredentialsT
 from mode.supervisors import CrashingSupervisor
 from yarl import URL
 
+from worker.broker.access import Access
 from worker.broker.batch_consumer import DurableOffsets, TooSlow, transport_with
 
 Take = Callable[[Any], Awaitable[None]]
@@ -20,7 +22,7 @@ Missing = Callable[[int], None]
 
 def build(
     *,
-    bootstrap: str,
+    kafka: Access,
     group: str,
     topics: Sequence[str],
     chunk: int,
@@ -37,10 +39,11 @@ def build(
     ``assigned`` hears of each new assignment, whole; ``missing``, in the consumer's thread, of an assignment
     that this worker made for its group without some topics, and of how many.
     """
-    urls = [URL(f"kafka://{server}") for server in bootstrap.split(",")]
+    urls = [URL(f"kafka://{server}") for server in kafka.bootstrap.split(",")]
     app = faust.App(
         group,
         broker=urls,
+        broker_credentials=_credentials(kafka),
         store="memory://",
         processing_guarantee="at_least_once",
         consumer_auto_offset_reset="earliest",
@@ -49,6 +52,7 @@ def build(
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,
         broker_request_timeout=30.0,
+        consumer_metadata_max_age_ms=10_000,  # after which added partitions are noticed
         stream_buffer_maxsize=16,
         stream_wait_empty=True,
         topic_disable_leader=True,
@@ -82,6 +86,12 @@ def build(
         await streams[0].ack(event)
 
     return app, acknowledge
+
+
+def _credentials(kafka: Access) -> CredentialsT | None:
+    if kafka.tokens is not None:
+        return faust.OAuthCredentials(oauth_cb=kafka.tokens, ssl_context=kafka.tls)
+    return None if kafka.tls is None else faust.SSLCredentials(kafka.tls)
 
 
 def _assignor(missing: Missing) -> type[PartitionAssignor]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from topics.declared import LARGEST_RECORD
-from worker.broker.admin import unreachable
+from worker.broker.access import Access
 from worker.errors import Fatal
 
 Record = tuple[bytes, bytes]
@@ -21,31 +21,38 @@ Record = tuple[bytes, bytes]
 _BATCH_BYTES = 1024 * 1024
 _FRAME = 64  # bytes of Kafka's format around a record within its batch, at most
 _DELIVERY_MS = 60_000
+_METADATA_MS = 10_000  # after which added partitions are noticed
 _STOP_SECONDS = 3.0
 # A request holds one batch of each of a broker's partitions, and a broker closes the connection on one of
 # more than 100 MB (`socket.request.max.bytes`), again and again.
 _UNACKNOWLEDGED_BYTES = 48 * 1024 * 1024
 
 
+class Takes(NamedTuple):
+    """What a topic takes."""
+
+    partitions: int
+    room: int
+    """The most bytes that key and value of one record may have."""
+
+
 class Producer:
-    """Sends records in order within each partition; a failed send is `Fatal`, never skipped.
+    """Sends records in order within each partition; a failed send is `Fatal`, never skipped."""
 
-    ``rooms``: the most bytes that key and value of a record may have, for each topic.
-    """
-
-    def __init__(self, bootstrap: str, role: str, rooms: Mapping[str, int]) -> None:
-        self._bootstrap = bootstrap
-        self._rooms = rooms
+    def __init__(self, kafka: Access, role: str, topics: Mapping[str, Takes]) -> None:
+        self._kafka = kafka
+        self._topics = topics
         self._unacknowledged = 0
         self._less = asyncio.Event()
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap,
+            **kafka.options(),
             client_id=f"crossfade {role}",
             acks="all",
             enable_idempotence=True,
             max_batch_size=_BATCH_BYTES,
             max_request_size=LARGEST_RECORD + _BATCH_BYTES,
             request_timeout_ms=_DELIVERY_MS,
+            metadata_max_age_ms=_METADATA_MS,
         )
 
     async def start(self) -> None:
@@ -54,7 +61,7 @@ class Producer:
             await self._producer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await self._producer.stop()
-            raise unreachable(self._bootstrap, error) from None
+            raise self._kafka.unreachable(error) from None
 
     async def stop(self) -> None:
         """Close the connections. What was not acknowledged is sent again by the next publisher."""
@@ -70,10 +77,12 @@ class Producer:
     async def send(self, topic: str, partition: int, records: Sequence[Record]) -> list[Future[Any]]:
         """Hand records over in order; return one future for each batch, to be given to `acknowledged`.
 
-        Waits while too much is unacknowledged. `Fatal` for a record that the topic has no room for.
+        Waits while too much is unacknowledged. `Fatal` for a record that the topic has no room for, and
+        where the topic has another number of partitions by now: those of the keys, and those that control
+        records go to, must be reckoned anew.
         """
         acknowledgements: list[Future[Any]] = []
-        room = self._rooms[topic]
+        room = self._topics[topic].room
         most = min(room, _BATCH_BYTES)
         batch, size = self._producer.create_batch(), 0
         try:
@@ -103,6 +112,12 @@ class Producer:
             await self._less.wait()
         self._unacknowledged += size
         try:
+            known, there = self._topics[topic].partitions, await self._producer.partitions_for(topic)
+            if len(there) != known:
+                raise Fatal(
+                    f"topic {topic} has {len(there)} partitions now, and had {known}",
+                    remedy="the next start goes by the new number",
+                )
             acknowledgement = await self._producer.send_batch(batch, topic, partition=partition)
         except BaseException:
             self._settled(size)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.broker.admin import unreachable
+from worker.broker.access import Access
 from worker.errors import ServiceUnavailable
 
 _POLL_MS = 500
@@ -31,8 +31,8 @@ class Record(NamedTuple):
 class TopicReader:
     """A place in each partition of one topic, that moves with what is read."""
 
-    def __init__(self, bootstrap: str, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Access, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        self._kafka = kafka
         self._consumer = consumer
         self._partitions = partitions
 
@@ -76,20 +76,20 @@ class TopicReader:
                 yield record
             if clock.time() - heard > _PATIENCE:
                 raise ServiceUnavailable(
-                    f"Kafka at {self._bootstrap} has delivered nothing for {_PATIENCE:.0f} s",
+                    f"Kafka at {self._kafka.bootstrap} has delivered nothing for {_PATIENCE:.0f} s",
                     remedy="check the brokers: a partition may be without a leader",
                 )
 
     async def _bounds(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Return the first offset kept and the next offset to come, of each partition."""
-        with _telling(self._bootstrap):
+        with _telling(self._kafka):
             return (
                 await self._consumer.beginning_offsets(self._partitions),
                 await self._consumer.end_offsets(self._partitions),
             )
 
     async def _fetch(self) -> list[Record]:
-        with _telling(self._bootstrap):
+        with _telling(self._kafka):
             fetched: dict[TopicPartition, list[Any]] = await self._consumer.getmany(timeout_ms=_POLL_MS)
         return [
             Record(one.partition, one.offset, one.timestamp, one.key, one.value)
@@ -99,29 +99,29 @@ class TopicReader:
 
 
 @asynccontextmanager
-async def reading(bootstrap: str, topic: str, partitions: int) -> AsyncIterator[TopicReader]:
+async def reading(kafka: Access, topic: str, partitions: int) -> AsyncIterator[TopicReader]:
     """Open a topic that exists: asking for one that does not would make Kafka create it."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **kafka.options(),
         client_id="crossfade topics",
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
     try:
-        with _telling(bootstrap):
+        with _telling(kafka):
             await consumer.start()
         assigned = [TopicPartition(topic, number) for number in range(partitions)]
         consumer.assign(assigned)
-        yield TopicReader(bootstrap, consumer, assigned)
+        yield TopicReader(kafka, consumer, assigned)
     finally:
         await consumer.stop()
 
 
 @contextmanager
-def _telling(bootstrap: str) -> Iterator[None]:
+def _telling(kafka: Access) -> Iterator[None]:
     # Around each request alone: the caller's own errors, a closed pipe among them, are not Kafka's.
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise unreachable(bootstrap, error) from None
+        raise kafka.unreachable(error) from None

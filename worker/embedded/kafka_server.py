@@ -17,9 +17,9 @@ from worker.embedded.state import Report
 
 CONTROLLER_PORT = "kafka_controller"
 _LARGEST_MESSAGE = 24 * 1024 * 1024  # a MongoDB document may have 16 MB
-_LOGGING = Path(__file__).parent / "kafka" / "log4j2.yaml"
+LOGGING = Path(__file__).parent / "kafka" / "log4j2.yaml"
 
-_SETTINGS: dict[str, object] = {
+SETTINGS: dict[str, object] = {
     "process.roles": "broker,controller",
     "node.id": 1,
     "controller.listener.names": "CONTROLLER",
@@ -101,12 +101,12 @@ class Kafka(Server):
         return Launch([*self._run(flags, "kafka.Kafka"), str(self._properties)], self.home, self.log)
 
     def _run(self, flags: list[str], main: str) -> list[str]:
-        return [self._java, *flags, f"-Dlog4j2.configurationFile={_LOGGING}", "-cp", f"{self._jars}/*", main]
+        return [self._java, *flags, f"-Dlog4j2.configurationFile={LOGGING}", "-cp", f"{self._jars}/*", main]
 
     def _write_properties(self, path: Path, data: Path) -> None:
         broker, controller = self.port, self.ports[CONTROLLER_PORT]
         settings = {
-            **_SETTINGS,
+            **SETTINGS,
             "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",

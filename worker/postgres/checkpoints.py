@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import structlog
 from topics import key_to_id
 from worker.errors import Fatal, SchemaError, ServiceUnavailable
 from worker.mapping.values import back_to_id
+from worker.postgres import migration_log
 from worker.postgres.audit import BEGAN_ANEW, COPY_AGAIN, os_user
 from worker.postgres.connect import ANSWER_WITHIN, connect
 from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
@@ -290,6 +291,10 @@ class Checkpoints:
         return bool(
             await self._run(lambda connection: connection.fetchval(_APPLIED, topics, partitions, offsets))
         )
+
+    async def forget_partitions(self, topics: Sequence[tuple[str, str, int]]) -> list[str]:
+        """See `migration_log.forget_partitions`."""
+        return await self._run(lambda connection: migration_log.forget_partitions(connection, topics))
 
     async def finish_copy(self, namespace: str, number: int) -> bool:
         """Save that the copy is whole; False: it is no longer the one that is wanted."""

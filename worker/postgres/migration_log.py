@@ -148,6 +148,64 @@ async def begin_partition_again(
     await connection.execute(_BEGIN_AGAIN, *place, offset, namespace)
 
 
+# The letters make room, as above. What is counted of the partitions stays counted.
+_FORGET = """
+WITH topics AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[]) AS t(topic, namespace, partitions)
+), gone AS (
+    UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL FROM topics t
+    WHERE p.topic = t.topic AND p.partition >= t.partitions
+        AND (p.next_offset > 0 OR p.heartbeat_at IS NOT NULL)
+    RETURNING t.namespace, p.topic, p.partition
+), letters AS (
+    UPDATE crossfade.dead_letter l SET "offset" = -dead_letter_id FROM gone g
+    WHERE l.topic = g.topic AND l.partition = g.partition AND l."offset" >= 0
+)
+UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace IN (SELECT namespace FROM gone)
+RETURNING namespace
+"""
+
+
+async def forget_partitions(connection: Connection, topics: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Say that topics have no partitions beyond a number: topic, namespace and number of each.
+
+    Return the collections that had records there: their rows may lack documents, so they are copied again. A
+    partition that no heartbeat reaches any more would otherwise be the furthest behind for ever.
+    """
+    rows = await connection.fetch(_FORGET, *zip(*topics, strict=True))
+    return [row[0] for row in rows]
+
+
+_NONE = ", ".join("0" for _ in OUTCOMES)
+_PASS_OVER = f"""
+WITH begins AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::bigint[])
+        AS b(namespace, topic, partition, first_offset)
+), overrun AS (
+    INSERT INTO crossfade.partition_progress AS p (topic, partition, next_offset, records, {_COUNTED})
+    SELECT topic, partition, first_offset, 0, {_NONE} FROM begins
+    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
+        WHERE p.next_offset < excluded.next_offset
+    RETURNING topic, partition
+), invalid AS (
+    UPDATE crossfade.collection SET copy_state = 'invalid'
+    WHERE namespace IN (SELECT namespace FROM begins JOIN overrun USING (topic, partition))
+)
+SELECT topic, partition FROM overrun
+"""  # noqa: S608 - names of our own columns
+
+
+async def pass_over(connection: Connection, begins: Sequence[tuple[str, str, int, int]]) -> list[Partition]:
+    """Return the partitions that begin behind what was applied: namespace, topic, partition, first offset.
+
+    They are read from there on, and their collections' rows may lack documents.
+    """
+    if not begins:
+        return []
+    rows = await connection.fetch(_PASS_OVER, *zip(*begins, strict=True))
+    return [(row[0], row[1]) for row in rows]
+
+
 _SETTLED = """
 SELECT coalesce(min(heartbeat_at) > $1, false)
     AND NOT EXISTS (SELECT FROM crossfade.dead_letter WHERE state = 'parked')

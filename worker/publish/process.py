@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from topics import Collection, TopicNames, declare
 from worker import metrics
+from worker.broker.access import Access, access
 from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
@@ -47,18 +48,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         if not settings.allow_missing_collections:
             await _require_collections(client, settings, mapping)
         await checkpoints.agree(hashes(mapping))
-        targets = await _targets(settings, mapping)
+        kafka = await access(settings)
+        targets = await _targets(settings, kafka, mapping)
         if not await _leads(leadership, stop):
             return
-        producer = Producer(settings.kafka_bootstrap, "publish", targets.rooms())
+        producer = Producer(kafka, "publish", targets.topics())
         await producer.start()
         stack.push_async_callback(producer.stop)
-        await _publish(settings, stop, mapping, targets, client, producer, checkpoints, leadership)
+        await _publish(settings, stop, kafka, mapping, targets, client, producer, checkpoints, leadership)
 
 
 async def _publish(
     settings: Settings,
     stop: asyncio.Event,
+    kafka: Access,
     mapping: Mapping,
     targets: Targets,
     client: Client,
@@ -68,9 +71,15 @@ async def _publish(
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
+    for namespace in await checkpoints.forget_partitions(_partitions(targets)):
+        _log.error(
+            "a topic was made anew with fewer partitions, perhaps with records that were not applied; "
+            "its collection is copied again",
+            collection=namespace,
+        )
     metrics.publish_begins(target.namespace for target in targets.all)
     throttle = _throttle(settings, client, checkpoints, targets)
-    removal = Removal(settings.kafka_bootstrap, client, producer, checkpoints, targets.sources)
+    removal = Removal(kafka, client, producer, checkpoints, targets.sources)
     while True:
         incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
         copier = Copier(
@@ -148,14 +157,14 @@ async def _require_collections(client: Client, settings: Settings, mapping: Mapp
         )
 
 
-async def _targets(settings: Settings, mapping: Mapping) -> Targets:
+async def _targets(settings: Settings, kafka: Access, mapping: Mapping) -> Targets:
     names = TopicNames(settings.topic_prefix)
     collections = list(mapping.namespaces())
     declared = declare(
         names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
     )
-    partitions = await ensure_topics(settings.kafka_bootstrap, declared)
-    rooms = await largest_records(settings.kafka_bootstrap, declared)
+    partitions = await ensure_topics(kafka, declared)
+    rooms = await largest_records(kafka, declared)
     rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}
 
     def target(collection: Collection) -> Target:
@@ -183,6 +192,16 @@ def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targ
     topics = [target.stream_topic for target in targets.all]
     interval = settings.heartbeat_interval
     return Throttle(client, checkpoints, settings.publisher, topics, interval, limits, settings.copy_enabled)
+
+
+def _partitions(targets: Targets) -> list[tuple[str, str, int]]:
+    """Return each topic with its collection's namespace and its number of partitions."""
+    topics = targets.topics()
+    return [
+        (topic, target.namespace, topics[topic].partitions)
+        for target in targets.all
+        for topic in (target.stream_topic, target.copy_topic)
+    ]
 
 
 async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpoint:

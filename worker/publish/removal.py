@@ -17,6 +17,7 @@ import structlog
 
 from topics import Collection, Event, Operation, Source, Version, document_key, encode
 from worker import failpoints
+from worker.broker.access import Access
 from worker.broker.offsets import end_offsets
 from worker.broker.producer import Producer, acknowledged
 from worker.mapping.ids import row_id
@@ -42,7 +43,7 @@ StillWanted = Callable[[], Any]
 class Removal:
     """Sends deletes for what is gone."""
 
-    bootstrap: str
+    kafka: Access
     client: Client
     producer: Producer
     checkpoints: Checkpoints
@@ -67,7 +68,7 @@ class Removal:
             target.stream_topic: target.stream_partitions,
             target.copy_topic: target.copy_partitions,
         }
-        ends = await end_offsets(self.bootstrap, topics)
+        ends = await end_offsets(self.kafka, topics)
         waited = 0.0
         while not await self.checkpoints.applied(ends):
             await still_wanted()

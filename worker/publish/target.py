@@ -11,7 +11,7 @@ from bson import Timestamp
 
 from topics import Collection, Event, Operation, Origin, encode, partition_of, reference
 from worker import metrics
-from worker.broker.producer import Record
+from worker.broker.producer import Record, Takes
 from worker.mapping.sources import Sources
 
 
@@ -51,10 +51,13 @@ class Targets:
         self.find = lru_cache(maxsize=10_000)(self._find)
         """Return the target of ``database.collection``, or None where the mapping does not name it."""
 
-    def rooms(self) -> dict[str, int]:
-        """Return the most bytes that a record of each topic may have."""
-        rooms = {target.stream_topic: target.stream_room for target in self.all}
-        return rooms | {target.copy_topic: target.copy_room for target in self.all}
+    def topics(self) -> dict[str, Takes]:
+        """Return what each topic takes."""
+        topics: dict[str, Takes] = {}
+        for one in self.all:
+            topics[one.stream_topic] = Takes(one.stream_partitions, one.stream_room)
+            topics[one.copy_topic] = Takes(one.copy_partitions, one.copy_room)
+        return topics
 
     def _find(self, namespace: str) -> Target | None:
         source = self.sources.find(namespace)
