@@ -33,6 +33,7 @@ async def _stopped(w: World) -> None:
 
 async def _insert(w: World, slug: str) -> None:
     page = await w.mongo["pages"].find_one()
+    assert page is not None
     await w.mongo["pages"].insert_one({**page, "_id": uuid4(), "slug": slug})
 
 
