@@ -42,7 +42,7 @@ async def _started(w: World) -> None:
         await w.start(role, role)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_sigterm_ends_both_in_order_idle_loaded_and_while_postgresql_is_away(
     services: Services, tmp_path: Path
 ) -> None:
