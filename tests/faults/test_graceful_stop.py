@@ -33,6 +33,7 @@ async def _stopped(w: World) -> None:
 
 async def _insert(w: World, slug: str) -> None:
     page = await w.mongo["pages"].find_one()
+    assert page is not None
     await w.mongo["pages"].insert_one({**page, "_id": uuid4(), "slug": slug})
 
 
@@ -41,7 +42,7 @@ async def _started(w: World) -> None:
         await w.start(role, role)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_sigterm_ends_both_in_order_idle_loaded_and_while_postgresql_is_away(
     services: Services, tmp_path: Path
 ) -> None:
