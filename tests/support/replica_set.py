@@ -59,6 +59,7 @@ class ReplicaSet:
             "electionTimeoutMillis": int(ELECTION_SECONDS * 1000),
             "heartbeatIntervalMillis": 500,
             "heartbeatTimeoutSecs": 2,
+            "chainingAllowed": False,  # or one that is stopped may hold up another one that follows it
         }
         config = {"_id": REPLICA_SET, "members": members, "settings": settings}
         await self.admin(0, {"replSetInitiate": config})
