@@ -59,6 +59,7 @@ class ReplicaSet:
             "electionTimeoutMillis": int(ELECTION_SECONDS * 1000),
             "heartbeatIntervalMillis": 500,
             "heartbeatTimeoutSecs": 2,
+            "chainingAllowed": False,  # or one that is stopped may hold up another one that follows it
         }
         config = {"_id": REPLICA_SET, "members": members, "settings": settings}
         await self.admin(0, {"replSetInitiate": config})
@@ -118,8 +119,16 @@ class ReplicaSet:
         async with self.client(number) as client:
             return await client.admin.command(command)
 
-    async def elect_after(self, seconds: float) -> None:
+    @asynccontextmanager
+    async def electing_after(self, seconds: float) -> AsyncIterator[None]:
         """Let members miss their primary for so long before they elect another one by themselves."""
+        await self._elect_after(seconds)
+        try:
+            yield
+        finally:
+            await self._elect_after(ELECTION_SECONDS)
+
+    async def _elect_after(self, seconds: float) -> None:
         number = await self.primary()
         config = (await self.admin(number, {"replSetGetConfig": 1}))["config"]
         config["version"] += 1
