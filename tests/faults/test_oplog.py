@@ -12,6 +12,7 @@ import pytest
 from tests.faults.test_lost_token import missed
 from tests.support.world import World, once, world
 from worker.embedded import Services
+from worker.mongo.oplog import read_oplog
 
 _TOKEN = "SELECT token_time FROM crossfade.checkpoint"
 
@@ -110,6 +111,4 @@ async def _noise(w: World, documents: int) -> None:
 
 async def _oldest(w: World) -> int:
     """Return the clusterTime of the oldest entry of the oplog, as one integer."""
-    oldest = await w.client.local["oplog.rs"].find_one(sort=[("$natural", 1)])
-    assert oldest is not None
-    return oldest["ts"].time << 32 | oldest["ts"].inc
+    return (await read_oplog(w.client)).oldest

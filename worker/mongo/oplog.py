@@ -11,6 +11,7 @@ from worker.mongo.client import REFUSED, Client, describe
 
 _WITHIN_MS = 2000
 _OPLOG = "oplog.rs"
+_POSITION_LOST, _TRIES = 136, 10  # the oldest entry was dropped while it was read
 
 
 class OplogUnknown(Exception):
@@ -73,8 +74,8 @@ async def read_oplog(client: Client) -> Oplog:
                 raise
             return await _ends(client)
     except OperationFailure as error:
-        remedy = "grant clusterMonitor and read on local" if error.code in REFUSED else "a mongos has none"
-        raise OplogUnknown(f"MongoDB does not tell ({describe(error)}): {remedy}") from None
+        remedy = ": grant clusterMonitor, and read on local" if error.code in REFUSED else ""
+        raise OplogUnknown(f"MongoDB does not tell ({describe(error)}){remedy}") from None
     except PyMongoError as error:
         raise OplogUnknown(f"MongoDB cannot be reached ({describe(error)})") from None
 
@@ -94,10 +95,16 @@ async def _entry(client: Client, direction: int) -> dict[str, Any]:
         "singleBatch": True,
         "maxTimeMS": _WITHIN_MS,
     }
-    reply: Any = await client.local.command(command)
-    if not (entries := reply["cursor"]["firstBatch"]):
-        raise OplogUnknown("MongoDB shows an empty oplog")
-    return entries[0]
+    for left in reversed(range(_TRIES)):
+        try:
+            reply: Any = await client.local.command(command)
+        except OperationFailure as error:
+            if error.code != _POSITION_LOST or not left:
+                raise
+            continue
+        if entries := reply["cursor"]["firstBatch"]:
+            return entries[0]
+    raise OplogUnknown("MongoDB shows an empty oplog")
 
 
 async def _ends(client: Client) -> Oplog:
