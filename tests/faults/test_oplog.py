@@ -67,21 +67,15 @@ async def _idle_while_others_write(w: World) -> None:
 
 async def _stands_still(w: World) -> None:
     """While publish is down, status says that the token will be lost, and then that it is."""
-    told = await _status(w)
-    assert told["oplog"]["window_seconds"] > 0 and not told["oplog"]["places"][0]["lost"]
     assert await w.stop("publish") == 0
     async with asyncio.timeout(120):
         while not (place := (await _status(w, "0.95"))["oplog"]["places"][0])["warning"]:
             await _noise(w, 1)
         assert not place["lost"]
-    _, text = await once(w, "status", CROSSFADE_OPLOG_MARGIN="0.95")
-    assert f"WARNING  {w.name}: in " in text, text
     token = await w.value(_TOKEN)
     async with asyncio.timeout(120):
         while await _oldest(w) <= token:
             await _noise(w, 50)
-    place = (await _status(w))["oplog"]["places"][0]
-    assert place["lost"] and place["warning"] and place["left_seconds"] == 0
     _, text = await once(w, "status")
     assert f"WARNING  {w.name}: MongoDB no longer has the place" in text, text
 
@@ -95,8 +89,6 @@ async def _told(w: World) -> None:
     assert "no longer holds the place" in anew["reason"] and anew["subject"]["publisher"] == w.name
     assert anew["subject"]["followed_until"] < anew["subject"]["follows_since"]
     assert told["publishers"][0]["incarnations"] == 2
-    _, text = await once(w, "status")
-    assert "publish: began anew" in text, text
 
 
 async def _status(w: World, margin: str = "0.25") -> dict[str, Any]:
