@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.faults.test_lost_token import missed
 from tests.support.world import World, once, world
 from worker.embedded import Services
+from worker.embedded.state import free_port
 from worker.mongo.oplog import read_oplog
 
 _TOKEN = "SELECT token_time FROM crossfade.checkpoint"
@@ -57,12 +59,23 @@ async def _idle_while_others_write(w: World) -> None:
     page = await w.mongo["pages"].find_one()
     assert page is not None
     await w.mongo["pages"].update_one({"_id": page["_id"]}, {"$set": {"title": "while idle"}})
-    await w.start("publish", "publish")
+    port = free_port(set())
+    watched = {"CROSSFADE_OPLOG_MARGIN": "0.99", "CROSSFADE_METRICS_PORT": str(port)}
+    await w.start("publish", "publish", **watched)
+    await w.until("publish warns too", lambda: "will soon drop the place" in log.read_text())
+    told = await asyncio.to_thread(_metrics, port)
+    assert "\ncrossfade_publish_oplog_left_seconds " in told
+    assert "\ncrossfade_publish_oplog_window_seconds " in told
     await w.until_value("SELECT count(*) FROM pages WHERE title = 'while idle'", 1)
     assert await w.value("SELECT incarnations FROM crossfade.checkpoint") == 1
     assert "beginning anew" not in log.read_text()
     await w.client["crossfade"].command({"collMod": "heartbeat", "validator": {}})
     await w.settled()
+
+
+def _metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        return reply.read().decode()
 
 
 async def _stands_still(w: World) -> None:

@@ -19,7 +19,7 @@ class OplogUnknown(Exception):
 
 
 class Oplog(NamedTuple):
-    """The oplog at one moment: clusterTimes as one integer, sizes in bytes."""
+    """The oplog at one moment: clusterTimes as one integer, sizes in bytes, 0 where they are not known."""
 
     oldest: int
     newest: int
@@ -83,7 +83,7 @@ async def read_oplog(client: Client) -> Oplog:
 async def _read(client: Client) -> Oplog:
     oldest, newest = await _entry(client, 1), await _entry(client, -1)
     stats = await client.local.command({"collStats": _OPLOG, "maxTimeMS": _WITHIN_MS})
-    return Oplog(_time(oldest["ts"]), _time(newest["ts"]), int(stats["size"]), int(stats["maxSize"]))
+    return Oplog(_time(oldest["ts"]), _time(newest["ts"]), int(stats["size"]), int(stats.get("maxSize", 0)))
 
 
 async def _entry(client: Client, direction: int) -> dict[str, Any]:
@@ -111,7 +111,7 @@ async def _ends(client: Client) -> Oplog:
     status: Any = await client.admin.command({"serverStatus": 1, "oplog": 1, "maxTimeMS": _WITHIN_MS})
     if (ends := status.get("oplog")) is None:
         raise OplogUnknown("MongoDB does not tell: it refuses to show its oplog, and its status has none")
-    return Oplog(_time(ends["earliestOptime"]), _time(ends["latestOptime"]), 1, 1)
+    return Oplog(_time(ends["earliestOptime"]), _time(ends["latestOptime"]), 0, 0)
 
 
 def _time(at: Timestamp) -> int:
