@@ -31,6 +31,8 @@ async def test_documents_at_the_limit_and_events_above_it_arrive_without_filling
             await collection.insert_one(large("c" * _NO_REPLY, _LIMIT))
             await collection.insert_one({"_id": "behind", "n": 1})
             await collection.replace_one({"_id": 1}, large(1, _LIMIT) | {"n": 2})
+            # What changed, twice, and the document: more than 16 MB, were it all in the event.
+            await collection.update_one({"_id": 1}, {"$set": {"text": "y" * 9 * _MB, "other": "z" * 6 * _MB}})
             await collection.update_many({}, {"$set": {"n": 3}})
         await until_equal(w, "plain", "imaged")
         for name in ("plain", "imaged"):

@@ -82,6 +82,6 @@ async def test_rows_follow_when_collections_are_dropped_renamed_and_overwritten(
         assert "changed as a whole" in log and "interrupted" not in log and "Traceback" not in log
         assert await w.value("SELECT count(*) FROM crossfade.dead_letter") == 0
         audited = "SELECT count(*) FROM crossfade.audit WHERE reason LIKE '%another was renamed to it'"
-        assert await w.value(audited) == 3
+        assert await w.value(audited) >= 3
         code, told = await once(w, "status")
         assert code == 0 and f"({w.name}.second): changed as a whole: drop" in told, told
