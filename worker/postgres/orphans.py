@@ -167,4 +167,3 @@ def _query(reference: Reference) -> str:
         f"SELECT (SELECT count(*) FROM orphan), "
         f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
     )
-
