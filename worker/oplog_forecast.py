@@ -41,7 +41,7 @@ def told_of_oplog(
             "oldest_at": _moment(oplog.oldest >> 32),
             "newest_at": _moment(oplog.newest >> 32),
             "window_seconds": round(oplog.window, 1),
-            "megabytes_per_hour": round(oplog.rate * 3600 / _MB, 1),
+            "megabytes_per_hour": round(oplog.rate * 3600 / _MB, 1) if oplog.size else None,
             "places": [_place(oplog, one, now, margin) for one in publishers],
         }
     }
@@ -73,8 +73,9 @@ def lines_of_oplog(told: Mapping[str, Any], span: Callable[[float], str]) -> lis
         return []
     if oplog["unknown"]:
         return [f"oplog    not known how long publish may be down: {oplog['unknown']}"]
-    rate = f"{oplog['megabytes_per_hour']:,.1f} MB/h"
-    shown = [f"oplog    holds {span(oplog['window_seconds'])} of changes at {rate}"]
+    hourly = oplog["megabytes_per_hour"]
+    rate = "" if hourly is None else f" at {hourly:,.1f} MB/h"
+    shown = [f"oplog    holds {span(oplog['window_seconds'])} of changes{rate}"]
     for one in oplog["places"]:
         if one["lost"]:
             shown.append(

@@ -11,6 +11,7 @@ from worker.mongo.client import REFUSED, Client, describe
 
 _WITHIN_MS = 2000
 _OPLOG = "oplog.rs"
+_POSITION_LOST, _TRIES = 136, 10  # the oldest entry was dropped while it was read
 
 
 class OplogUnknown(Exception):
@@ -18,7 +19,7 @@ class OplogUnknown(Exception):
 
 
 class Oplog(NamedTuple):
-    """The oplog at one moment: clusterTimes as one integer, sizes in bytes."""
+    """The oplog at one moment: clusterTimes as one integer, sizes in bytes, 0 where they are not known."""
 
     oldest: int
     newest: int
@@ -73,8 +74,8 @@ async def read_oplog(client: Client) -> Oplog:
                 raise
             return await _ends(client)
     except OperationFailure as error:
-        remedy = "grant clusterMonitor and read on local" if error.code in REFUSED else "a mongos has none"
-        raise OplogUnknown(f"MongoDB does not tell ({describe(error)}): {remedy}") from None
+        remedy = ": grant clusterMonitor, and read on local" if error.code in REFUSED else ""
+        raise OplogUnknown(f"MongoDB does not tell ({describe(error)}){remedy}") from None
     except PyMongoError as error:
         raise OplogUnknown(f"MongoDB cannot be reached ({describe(error)})") from None
 
@@ -82,7 +83,7 @@ async def read_oplog(client: Client) -> Oplog:
 async def _read(client: Client) -> Oplog:
     oldest, newest = await _entry(client, 1), await _entry(client, -1)
     stats = await client.local.command({"collStats": _OPLOG, "maxTimeMS": _WITHIN_MS})
-    return Oplog(_time(oldest["ts"]), _time(newest["ts"]), int(stats["size"]), int(stats["maxSize"]))
+    return Oplog(_time(oldest["ts"]), _time(newest["ts"]), int(stats["size"]), int(stats.get("maxSize", 0)))
 
 
 async def _entry(client: Client, direction: int) -> dict[str, Any]:
@@ -94,17 +95,23 @@ async def _entry(client: Client, direction: int) -> dict[str, Any]:
         "singleBatch": True,
         "maxTimeMS": _WITHIN_MS,
     }
-    reply: Any = await client.local.command(command)
-    if not (entries := reply["cursor"]["firstBatch"]):
-        raise OplogUnknown("MongoDB shows an empty oplog")
-    return entries[0]
+    for left in reversed(range(_TRIES)):
+        try:
+            reply: Any = await client.local.command(command)
+        except OperationFailure as error:
+            if error.code != _POSITION_LOST or not left:
+                raise
+            continue
+        if entries := reply["cursor"]["firstBatch"]:
+            return entries[0]
+    raise OplogUnknown("MongoDB shows an empty oplog")
 
 
 async def _ends(client: Client) -> Oplog:
     status: Any = await client.admin.command({"serverStatus": 1, "oplog": 1, "maxTimeMS": _WITHIN_MS})
     if (ends := status.get("oplog")) is None:
         raise OplogUnknown("MongoDB does not tell: it refuses to show its oplog, and its status has none")
-    return Oplog(_time(ends["earliestOptime"]), _time(ends["latestOptime"]), 1, 1)
+    return Oplog(_time(ends["earliestOptime"]), _time(ends["latestOptime"]), 0, 0)
 
 
 def _time(at: Timestamp) -> int:

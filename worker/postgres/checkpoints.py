@@ -99,6 +99,7 @@ FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
 WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
 ORDER BY d.row_id LIMIT $4
 """
+_FOLLOWED = "SELECT token_time >= $2 FROM crossfade.checkpoint WHERE publisher = $1"
 _GONE = "SELECT namespace FROM crossfade.gone_collection WHERE collection = $1"
 _APPLIED = """
 SELECT NOT EXISTS (
@@ -278,6 +279,10 @@ class Checkpoints:
             lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
         )
         return [Candidate(row[0], row[1], _document_id(row[0], row[2])) for row in rows]
+
+    async def followed(self, time: int) -> bool:
+        """Whether the saved token is at or past a clusterTime: Kafka has all that was changed before."""
+        return bool(await self._run(lambda connection: connection.fetchval(_FOLLOWED, self._publisher, time)))
 
     async def gone(self, namespace: str) -> list[str]:
         """Return the real collections of a logical one that were dropped, renamed or overwritten."""

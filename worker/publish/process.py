@@ -17,11 +17,12 @@ from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
+from worker.mapping.sources import Sources
 from worker.mongo.client import Client, connect, describe
 from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.missing import missing_collections
 from worker.mongo.preference import read_preference
-from worker.postgres.checkpoints import Checkpoint, Checkpoints
+from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
 from worker.postgres.leadership import Leadership
 from worker.publish.copy import Copier
 from worker.publish.oplog_watch import OplogWatch
@@ -46,7 +47,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         client = await connect(settings.mongo_uri.get_secret_value(), "publish")
         stack.callback(client.close)
         if not settings.allow_missing_collections:
-            await _require_collections(client, settings, mapping)
+            await _require_collections(client, settings, mapping, await checkpoints.copies())
         await checkpoints.agree(hashes(mapping))
         kafka = await access(settings)
         targets = await _targets(settings, kafka, mapping)
@@ -147,8 +148,12 @@ async def _told_once() -> AsyncIterator[None]:
         raise error from None
 
 
-async def _require_collections(client: Client, settings: Settings, mapping: Mapping) -> None:
-    faults = await missing_collections(client, mapping)
+async def _require_collections(
+    client: Client, settings: Settings, mapping: Mapping, copies: dict[str, CopyProgress]
+) -> None:
+    logical = {name: str(Sources.logical(mapping.database, name)) for name in mapping.collections}
+    copied = {name for name, one in logical.items() if one in copies and copies[one].number > 0}
+    faults = await missing_collections(client, mapping, copied)
     if faults:
         raise MappingError(
             f"{settings.mapping} maps collections that database {mapping.database} does not have: "

@@ -53,7 +53,7 @@ class Removal:
         self, target: Target, incarnation: Incarnation, began: int, still_wanted: StillWanted
     ) -> int:
         """Return how many documents were gone. ``began``: clusterTime at which the copy began."""
-        await self._barrier(target, still_wanted)
+        await self._barrier(target, began, still_wanted)
         gone, after = 0, UUID(int=0)
         while candidates := await self.checkpoints.candidates(target.namespace, began, after, _AT_ONCE):
             await still_wanted()
@@ -62,8 +62,16 @@ class Removal:
             failpoints.reach(failpoints.REMOVAL_AFTER_SEND)
         return gone
 
-    async def _barrier(self, target: Target, still_wanted: StillWanted) -> None:
-        """Wait until apply has everything that Kafka holds now: the copy, and what was sent before it."""
+    async def _barrier(self, target: Target, began: int, still_wanted: StillWanted) -> None:
+        """Wait until apply has the copy, and all that was changed before it began.
+
+        A document may have come just before its collection was dropped, which tells no delete. Were its
+        insert still on the way to Kafka when Kafka's ends are asked for, its row would outlive the removal.
+        So first the saved token must be past the copy's begin: Kafka has all before it (C6).
+        """
+        while not await self.checkpoints.followed(began):
+            await still_wanted()
+            await asyncio.sleep(_ASK_EVERY)
         topics = {
             target.stream_topic: target.stream_partitions,
             target.copy_topic: target.copy_partitions,
