@@ -114,10 +114,11 @@ async def _initiate(ports: Sequence[int]) -> None:
     root: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
         f"mongodb://root:pass@127.0.0.1:{ports[0]}/?directConnection=true"
     )
-    await root.admin.command({"createUser": "limited", "pwd": "pass", "roles": ["readWriteAnyDatabase"]})
     async with asyncio.timeout(90):
         while {member["state"] for member in await _members(root)} != {1, 2}:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+    limited = {"createUser": "limited", "pwd": "pass", "roles": ["readWriteAnyDatabase"]}
+    await root.admin.command({**limited, "writeConcern": {"w": 2}})
     root.close()
 
 
