@@ -19,7 +19,7 @@ from worker.mongo.replication_lag import replication_lag
 from worker.postgres.standing import read_standing
 
 RATE = 100
-THINGS = 2500
+THINGS = 2000
 _COPIED = "SELECT copied FROM crossfade.collection WHERE namespace LIKE '%.things'"
 _BY_COPY = "SELECT sum(records) FROM crossfade.partition_progress WHERE topic LIKE '%.things.copy'"
 
