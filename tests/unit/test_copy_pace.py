@@ -11,6 +11,7 @@ from pymongo.read_preferences import Primary, SecondaryPreferred
 from worker.errors import ConfigurationError
 from worker.mongo.preference import read_preference
 from worker.mongo.replication_lag import _slowest
+from worker.publish.backlog import Backlog
 from worker.publish.pace import Pace
 from worker.settings import load, tag_sets
 
@@ -23,6 +24,33 @@ def test_a_steady_pace_is_exact_at_once_and_a_new_one_takes_over_within_minutes(
     assert pace.add(0, 0.0) == pytest.approx(100.0)
     assert [pace.add(500, 0.5) for _ in range(600)][-1] == pytest.approx(1000.0, rel=0.03)
     assert Pace().add(10, 0.0) == 0.0
+
+
+def test_what_waits_for_apply_is_told_as_the_time_that_it_will_take() -> None:
+    backlog, here, there = Backlog(), ("t.copy", 0), ("t.copy", 1)
+    assert backlog.seconds == 0
+    backlog.look({here: 100}, 0.0)
+    backlog.sent({here: 1100, there: 1000})
+    backlog.look({here: 100}, 1.0)
+    assert backlog.seconds == pytest.approx(2000 / 500)  # before apply has shown its pace
+    for n in range(2, 30):
+        backlog.sent({here: 1100 + 2000 * n, there: 1000 + 2000 * n})
+        backlog.look({here: 100 + 2000 * n, there: 2000 * n}, float(n))
+    assert backlog.seconds == pytest.approx(2000 / 4000, rel=0.05)
+    ends = {here: 1100 + 2000 * 29, there: 1000 + 2000 * 29}
+    backlog.look(ends, 30.0)
+    assert backlog.seconds == 0
+
+
+def test_a_partition_that_nobody_reads_is_no_backlog_for_ever() -> None:
+    backlog, here = Backlog(), ("t.copy", 0)
+    backlog.sent({here: 5000})
+    backlog.look({here: 0}, 0.0)
+    assert backlog.seconds == 10
+    backlog.look({here: 0}, 9.0)
+    assert backlog.seconds == 10
+    backlog.look({here: 0}, 11.0)
+    assert backlog.seconds == 0
 
 
 def _member(id_: int, state: int, behind: float) -> dict[str, Any]:
