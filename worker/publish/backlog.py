@@ -10,7 +10,7 @@ from worker.publish.pace import Pace
 Place = tuple[str, int]
 """Topic and partition."""
 
-_LEAST_PACE = 500.0  # records a second that apply is trusted with before it has shown what it can
+_LEAST_PACE = 200.0  # records a second that apply is trusted with before it has shown what it can
 _MEMORY = 5.0  # seconds of that
 _STUCK = 10.0  # seconds
 
