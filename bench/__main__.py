@@ -27,6 +27,7 @@ Examples:
     python -m bench --copy 20000 --changes 10000      # small ones
     python -m bench --only steady --rate 1000         # after a copy, always
     make bench ARGS="--only copy,drain --output bench/results/today.json"
+    make bench ARGS="--copy 1000000 --only beside --patience 600"   # memory and lag of a large copy
 """
 
 
@@ -60,6 +61,7 @@ def _chosen(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--changes", default=100_000, show_default=True, help="changes of drain, kafka and live, each")
 @click.option("--rate", default=500, show_default=True, help="changes a second of steady")
 @click.option("--seconds", default=30, show_default=True, help="seconds of steady")
+@click.option("--copy-rate", default=3000, show_default=True, help="documents copied a second of beside")
 @click.option("--only", callback=_chosen, metavar="STAGE,...", help="only these; copy always runs")
 @click.option("--seed", default=1, show_default=True, help="of the generated pages")
 @click.option(
@@ -71,6 +73,7 @@ def main(
     changes: int,
     rate: int,
     seconds: int,
+    copy_rate: int,
     only: list[str],
     seed: int,
     patience: float,
@@ -84,11 +87,12 @@ def main(
     kafka    the same, drained by publish alone and then by apply alone
     live     the same, drained while it is being written
     steady   changes one by one, each timed from before its write to its COMMIT in PostgreSQL
+    beside   the same, while everything is copied again at a rate
 
     Of ten changes six update, three insert and one deletes. Exit 1 when a stage does not end in time, or
     when the databases do not agree after it.
     """
-    sizes = Sizes(copy, changes, rate, seconds)
+    sizes = Sizes(copy, changes, rate, seconds, copy_rate)
     if min(copy, changes, sizes.steady) < 10:
         raise click.UsageError("every stage needs at least 10 events")
     if copy < sizes.least_copy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from bench.site import BenchFailed, Site
+from topics.envelope import MAX_ORDER
 from worker.postgres.migration_log import settled_since
 
 
@@ -54,11 +55,15 @@ async def batches(site: Site, since: Mark) -> Batches:
 
 
 async def commit_times(site: Site, since: Mark) -> dict[Any, float]:
-    """Return, by row id, when the newest event of each document committed after a mark was committed."""
+    """Return when events committed after a mark, by row id: of each document the newest, if a change's.
+
+    A copy's event is no change; its version's order tells it.
+    """
     rows = await site.postgres.fetch(
         "SELECT row_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 "
-        "FROM crossfade.document WHERE batch_id > $1",
+        "FROM crossfade.document WHERE batch_id > $1 AND version_order < $2",
         since.batch_id,
+        MAX_ORDER,
     )
     return {row[0]: row[1] for row in rows}
 

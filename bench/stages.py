@@ -34,6 +34,7 @@ class Sizes:
     changes: int = 100_000
     rate: int = 500
     seconds: int = 30
+    copy_rate: int = 3000
 
     @property
     def steady(self) -> int:
@@ -66,16 +67,23 @@ class _Measured:
             return await check.events(self._site) >= self.since.events + events
 
         await self._site.until(f"applying {events} events", reached, _within(self._site, events))
+        self.read_usage()
+
+    def read_usage(self) -> None:
+        """Let what the processes have used until now be what the figures tell."""
         self._after = self._site.read_usage()
 
-    async def end(self, events: int, writer: Written | None = None) -> Figures:
-        """Return the figures, once all is settled and compared."""
+    async def end(self, events: int | None, writer: Written | None = None) -> Figures:
+        """Return the figures, once all is settled and compared. ``events``: None where it is not known."""
+        await check.settle(self._site)
+        applied = await check.events(self._site) - self.since.events
+        if events not in (None, applied):
+            raise BenchFailed(f"{events} events were expected and {applied} were read")
+        events = applied
         processes = self._after.since(self._before, events)
         if writer:
             processes["writer"] = figures(writer.cpu_seconds, writer.peak_mb, events)
-        await check.settle(self._site)
         await check.nothing_lost(self._site)
-        await self._exactly(events)
         done = await check.batches(self._site, self.since)
         seconds, whole = done.last_committed - done.first_started, done.last_committed - self._began
         return {
@@ -89,11 +97,6 @@ class _Measured:
             "load_average": round(os.getloadavg()[0], 2),
             "processes": processes,
         }
-
-    async def _exactly(self, events: int) -> None:
-        applied = await check.events(self._site) - self.since.events
-        if applied != events:
-            raise BenchFailed(f"{events} events were expected and {applied} were read")
 
 
 async def copy(site: Site, sizes: Sizes) -> Figures:
@@ -169,20 +172,66 @@ async def steady(site: Site, sizes: Sizes) -> Figures:
     site.live = site.live.after(sizes.steady)
     await measured.applied(sizes.steady)
     found = await measured.end(sizes.steady, written)
-    committed = await check.commit_times(site, measured.since)
-    lags = sorted((committed[row_id(page_id(number))] - at) * 1000 for number, at in written.times)
-    first, last = written.times[0][1], written.times[-1][1]
-    found |= {
-        "written_per_second": round((len(lags) - 1) / (last - first)),
-        "lag_ms": _spread(lags),
-        "write_ms": _spread(sorted(written.write_ms)),
-    }
+    found |= _lags(written, await check.commit_times(site, measured.since))
     await site.stop_all()
     return found
 
 
+async def beside(site: Site, sizes: Sizes) -> Figures:
+    """Follow a steady writer as `steady` does, while everything is copied again at a rate.
+
+    Events are those of the whole copy, which goes on at full speed once the writer has ended.
+    """
+    await _running(site)
+    say(f"beside: {sizes.rate} changes a second for {sizes.seconds} s, {sizes.copy_rate} copied a second")
+    await site.command("copy", "throttle", "--rate", str(sizes.copy_rate))
+    measured = await _Measured.begin(site)
+    await site.command("copy", "start", "--collection", "pages", "--yes")
+    await site.until("beginning the copy", lambda: _copying(site, sizes.copy_rate), site.patience)
+    order = site.order(how="steady", live=site.live, changes=sizes.steady, rate=sizes.rate)
+    written = await site.write(order, _within(site, sizes.steady) + sizes.seconds)
+    site.live = site.live.after(sizes.steady)
+    if not await _copying(site, 1):
+        raise BenchFailed("the copy ended before the writer: lower --copy-rate or --seconds")
+    measured.read_usage()
+    await check.settle(site)
+    lags = _lags(written, await check.commit_times(site, measured.since))
+    await site.command("copy", "throttle", "--rate", "none")
+    await site.until("copying the rest", lambda: _copied(site), _within(site, sizes.copy))
+    found = await measured.end(None, written) | lags
+    await site.stop_all()
+    return found
+
+
+async def _copying(site: Site, least: int) -> bool:
+    return await site.postgres.fetchval(  # pyright: ignore[reportReturnType]
+        "SELECT copy_state = 'copying' AND copied >= $1 FROM crossfade.collection "
+        "WHERE namespace = 'spaces.pages'",
+        least,
+    )
+
+
+async def _copied(site: Site) -> bool:
+    return await site.postgres.fetchval(  # pyright: ignore[reportReturnType]
+        "SELECT copy_state = 'copied' FROM crossfade.collection WHERE namespace = 'spaces.pages'"
+    )
+
+
+def _lags(written: Written, committed: dict[Any, float]) -> Figures:
+    """Return the lag of each change that is still its document's newest event."""
+    timed = [(committed.get(row_id(page_id(number))), at) for number, at in written.times]
+    lags = sorted((commit - at) * 1000 for commit, at in timed if commit is not None)
+    first, last = written.times[0][1], written.times[-1][1]
+    return {
+        "written_per_second": round((len(timed) - 1) / (last - first)),
+        "timed": len(lags),
+        "lag_ms": _spread(lags),
+        "write_ms": _spread(sorted(written.write_ms)),
+    }
+
+
 STAGES: dict[str, Callable[[Site, Sizes], Awaitable[Figures]]] = {
-    stage.__name__: stage for stage in (copy, drain, kafka, live, steady)
+    stage.__name__: stage for stage in (copy, drain, kafka, live, steady, beside)
 }
 """In their order. ``copy`` always runs: the others need what it has copied."""
 

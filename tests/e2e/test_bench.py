@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 ROOT = Path(__file__).parents[2]
-TINY = ("--copy", "400", "--changes", "300", "--rate", "60", "--seconds", "2")
+TINY = ("--copy", "400", "--changes", "300", "--rate", "60", "--seconds", "2", "--copy-rate", "50")
 
 
 async def _bench(*arguments: str) -> tuple[int, bytes, str]:
@@ -30,14 +30,17 @@ async def test_every_stage_reports_its_figures(tmp_path: Path) -> None:
     assert results == orjson.loads((tmp_path / "figures.json").read_bytes())
     stages = results["stages"]
     events = {name: stage["events"] for name, stage in stages.items()}
+    assert events.pop("beside") > 400
     assert events == {"copy": 400, "drain": 300, "kafka": 300, "live": 300, "steady": 120}
     for stage in stages.values():
         assert stage["per_second"] >= stage["per_second_from_start"] > 0
         for name in ("publish", "apply", "mongod", "kafka", "postgres"):
             assert stage["processes"][name]["cpu_us_per_event"] >= 0
             assert stage["processes"][name]["peak_mb"] > 1
-    lag = stages["steady"]["lag_ms"]
-    assert 0 < lag["p50"] <= lag["p99"] <= lag["max"]
+    for name in ("steady", "beside"):
+        lag = stages[name]["lag_ms"]
+        assert 0 < lag["p50"] <= lag["p99"] <= lag["max"]
+    assert stages["steady"]["timed"] == 120
     assert "steady" in told
 
 

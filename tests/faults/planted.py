@@ -26,7 +26,9 @@ BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     ),
     # C6 for the copy: its cursor is saved before Kafka has the documents.
     "cursor-before-acknowledgement": Bug(
-        "worker/publish/copy.py", "        await acknowledged(sent.acknowledgements)\n", ""
+        "worker/publish/copy.py",
+        "        await acknowledged(sent.acknowledgements)\n        self.throttle.backlog.sent(_ends(sent))\n",
+        "",
     ),
     # C1: a token inside a clusterTime is taken for safe.
     "order-reset-on-resume": Bug(

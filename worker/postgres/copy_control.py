@@ -15,11 +15,15 @@ LIMITS = ("rate", "max_lag", "max_replication_lag")
 
 
 class Control(NamedTuple):
-    """What holds the copy back at one moment. ``lag``: seconds that apply is behind, None when unknown."""
+    """What holds the copy back at one moment.
+
+    ``lag``: seconds that apply is behind, None when unknown; ``offsets``: how far it has read copy topics.
+    """
 
     limits: Mapping[str, float | None]
     paused: frozenset[str]
     lag: float | None
+    offsets: Mapping[tuple[str, int], int]
 
 
 # A heartbeat is up to its interval old when all is well, which is no lag: what counts is how long the last
@@ -32,6 +36,9 @@ SELECT rate, max_lag, max_replication_lag,
      FROM crossfade.partition_progress WHERE heartbeat_at IS NOT NULL AND topic = ANY($1::text[])) AS lag
 FROM crossfade.copy_limits
 """
+_OFFSETS = """
+SELECT topic, partition, next_offset FROM crossfade.partition_progress WHERE topic = ANY($1::text[])
+"""
 _STANDING = """
 UPDATE crossfade.checkpoint SET copy_standing = $2, copy_standing_at = clock_timestamp() WHERE publisher = $1
 """
@@ -43,11 +50,14 @@ _PAUSED = "SELECT namespace FROM crossfade.collection WHERE copy_paused"
 _LIMITS = "SELECT rate, max_lag, max_replication_lag FROM crossfade.copy_limits"
 
 
-async def read(connection: Connection, topics: Sequence[str], heartbeat_interval: float) -> Control:
+async def read(
+    connection: Connection, topics: Sequence[str], copy_topics: Sequence[str], heartbeat_interval: float
+) -> Control:
     """Return what holds now; ``topics``: the stream topics whose heartbeats tell apply's lag."""
     row = await connection.fetchrow(_CONTROL, topics, heartbeat_interval)
     assert row is not None
-    return Control({name: row[name] for name in LIMITS}, frozenset(row["paused"] or ()), row["lag"])
+    offsets = {(one[0], one[1]): one[2] for one in await connection.fetch(_OFFSETS, copy_topics)}
+    return Control({name: row[name] for name in LIMITS}, frozenset(row["paused"] or ()), row["lag"], offsets)
 
 
 async def tell(connection: Connection, publisher: str, standing: Mapping[str, Any]) -> None:

@@ -82,6 +82,7 @@ class _Sent:
     collection: Collection
     last: Any
     documents: int
+    records: Mapping[tuple[str, int], int]  # how many, by topic and partition
 
 
 @dataclass(slots=True)
@@ -229,9 +230,9 @@ class Copier:
                 outgoing = await self._encode(target, read)
                 acknowledgements = await self.producer.send_all(outgoing.records)
                 documents = read.reply.documents
-                self._sent.append(
-                    _Sent(acknowledgements, read.collection, documents[-1]["_id"], len(documents))
-                )
+                records = {place: len(some) for place, some in outgoing.records.items()}
+                last = documents[-1]["_id"]
+                self._sent.append(_Sent(acknowledgements, read.collection, last, len(documents), records))
                 while len(self._sent) > _IN_FLIGHT:
                     await self._advance(target, place)
         finally:
@@ -323,6 +324,7 @@ class Copier:
         """Wait for the oldest send; then save how far the copy is."""
         sent = self._sent.popleft()
         await acknowledged(sent.acknowledgements)
+        self.throttle.backlog.sent(_ends(sent))
         copied = place.copied + sent.documents
         cursor: dict[str, Any] = {"": sent.last}
         if not self.targets.sources.exact(target.collection):
@@ -342,6 +344,16 @@ class Copier:
 
 async def _following(reads: AsyncGenerator[_Read, None]) -> _Read | None:
     return await anext(reads, None)
+
+
+def _ends(sent: _Sent) -> dict[tuple[str, int], int]:
+    """Return where each partition ended with what was sent: its first offset, and how many from there on."""
+    firsts: dict[tuple[str, int], int] = {}
+    for acknowledgement in sent.acknowledgements:
+        known = acknowledgement.result()
+        place = known.topic, known.partition
+        firsts[place] = min(known.offset, firsts.get(place, known.offset))
+    return {place: first + sent.records[place] for place, first in firsts.items()}
 
 
 async def _wait_after(error: PyMongoError, target: Target, seconds: float) -> None:

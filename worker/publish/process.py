@@ -196,7 +196,16 @@ def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targ
     }
     topics = [target.stream_topic for target in targets.all]
     interval = settings.heartbeat_interval
-    return Throttle(client, checkpoints, settings.publisher, topics, interval, limits, settings.copy_enabled)
+    return Throttle(
+        client,
+        checkpoints,
+        settings.publisher,
+        topics,
+        [target.copy_topic for target in targets.all],
+        interval,
+        limits,
+        settings.copy_enabled,
+    )
 
 
 def _partitions(targets: Targets) -> list[tuple[str, str, int]]:

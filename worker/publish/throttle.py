@@ -20,6 +20,7 @@ from worker.mongo.replication_lag import ReplicationLag, replication_lag
 from worker.postgres import copy_control
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.copy_control import Control
+from worker.publish.backlog import Backlog
 
 _log = structlog.get_logger()
 
@@ -53,10 +54,12 @@ class Throttle:
     checkpoints: Checkpoints
     publisher: str
     topics: Sequence[str]
+    copy_topics: Sequence[str]
     heartbeat_interval: float
     defaults: Mapping[str, float]
     enabled: bool
     clock: Clock = SYSTEM_CLOCK
+    backlog: Backlog = field(default_factory=Backlog)
     _control: Control | None = None
     _replication: ReplicationLag = field(default_factory=lambda: ReplicationLag(None))
     _asked_at: float = -math.inf
@@ -76,9 +79,12 @@ class Throttle:
     async def look(self) -> None:
         """Read what holds now."""
         self._control = await self.checkpoints.do(
-            lambda connection: copy_control.read(connection, self.topics, self.heartbeat_interval)
+            lambda connection: copy_control.read(
+                connection, self.topics, self.copy_topics, self.heartbeat_interval
+            )
         )
         now = self.clock.monotonic()
+        self.backlog.look(self._control.offsets, now)
         if self._limit("max_replication_lag") and now >= self._asked_at + _ASK_MONGODB_EVERY:
             self._asked_at = now
             before, self._replication = self._replication, await replication_lag(self.client)
@@ -115,13 +121,19 @@ class Throttle:
         control = self._control
         if control is not None and namespace in control.paused:
             return Hold.PAUSE
-        # At half of it: what apply has been given already comes before the stream's next changes.
-        if control is not None and self._beyond(control.lag, self._limit("max_lag") / 2):
+        if control is not None and self._beyond(self._coming(control), self._limit("max_lag") / 2):
             return Hold.APPLY_LAG
         if self._beyond(self._replication.seconds, self._limit("max_replication_lag")):
             return Hold.REPLICATION_LAG
         self._refill()
         return Hold.RATE if self._credit < 0 else None
+
+    def _coming(self, control: Control) -> float | None:
+        """Return the lag that is, or the greater one that what apply has been given will make of it.
+
+        Half the limit is for what neither shows yet.
+        """
+        return None if control.lag is None else max(control.lag, self.backlog.seconds)
 
     def _beyond(self, lag: float | None, limit: float) -> bool:
         return bool(limit) and lag is not None and lag > limit
