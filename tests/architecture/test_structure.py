@@ -106,7 +106,7 @@ DRIVERS = {
 # Known exceptions, none of which opens a connection. They name a driver's errors or the type of a
 # connection; each goes when its folder's package offers what it needs.
 EXCEPTIONS = {
-    "worker/apply/process.py": {"asyncpg"},
+    "worker/apply/worker.py": {"asyncpg"},
     "worker/apply/writer.py": {"asyncpg"},
     "worker/publish/copy.py": {"pymongo"},
     "worker/publish/process.py": {"pymongo"},

@@ -61,7 +61,7 @@ BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     # A2: offsets are durable before the rows are, and apply begins at them alone.
     "offsets-before-rows": (
         Bug(
-            "worker/apply/process.py",
+            "worker/apply/worker.py",
             "        tallies = await self._writer.write(self._connected(), items)\n        self.observed.committed(",
             "        await self._connected().executemany(\n"
             "            'INSERT INTO crossfade.partition_progress (topic, partition, next_offset, records, applied, '\n"

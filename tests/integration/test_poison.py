@@ -17,7 +17,7 @@ from tests.support.letters import letters
 from tests.support.world import World, world
 from topics import Event, Operation, Origin, Source, Version, encode
 from worker.apply.batch import Item, read
-from worker.apply.process import ApplyWorker
+from worker.apply.worker import ApplyWorker
 from worker.embedded import Services
 from worker.settings import Settings
 

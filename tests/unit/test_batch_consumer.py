@@ -34,6 +34,6 @@ async def test_a_seek_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_worker_gives_up_before_faust_does() -> None:
-    from worker.apply.process import OFFSETS_WITHIN
+    from worker.apply.worker import OFFSETS_WITHIN
 
     assert OFFSETS_WITHIN < batch_consumer.SEEK_WITHIN < 30

@@ -119,14 +119,14 @@ def test_a_paused_copy_has_no_time_left_to_tell() -> None:
 def test_what_holds_the_copy_is_told_while_its_publisher_runs() -> None:
     assert told()["publishers"][0]["copy"]["held_by"] == "apply lag"
     assert "copy     held by apply lag (16 s, at most 30 s)" in lines(told())
-    silent = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1), HELD, ago(60))
+    silent = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1), 1 << 32, 1, HELD, ago(60))
     all_ = told(publishers=[silent])
     assert (all_["publishers"][0]["copy"]["held_by"], all_["publishers"][0]["copy"]["running"]) == (
         None,
         False,
     )
     assert "copy     publish does not run: its last word is 60 s old" in lines(all_)
-    off = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1), HELD | {"enabled": False}, ago(0))
+    off = silent._replace(copy=HELD | {"enabled": False}, copy_at=ago(0))
     assert "copy     switched off by CROSSFADE_COPY_ENABLED" in lines(told(publishers=[off]))
     never = PublisherStanding("default", UUID(int=5), 1 << 32, ago(1))
     assert told(publishers=[never])["publishers"][0]["copy"] is None

@@ -42,18 +42,19 @@ class Continuity:
         for place, offset in offsets.items():
             self._next[place] = max(offset, self._next.get(place, 0))
 
-    async def skipped(
-        self, connection: Connection, stored: Mapping[Partition, int], earliest: Mapping[Partition, int]
+    async def passed_over(
+        self, connection: Connection, earliest: Mapping[Partition, int]
     ) -> dict[Partition, int]:
         """Return where to go on in partitions whose next records Kafka no longer has; tell of each.
 
-        Asked when partitions are assigned: where nothing new arrives, as in a copy's topic, nothing else
-        would show it.
+        ``earliest``: the first offsets that Kafka has. Where nothing new arrives, as in a copy's topic,
+        nothing else would show it.
         """
-        lost = {place: first for place, first in earliest.items() if stored.get(place, 0) < first}
-        for place, first in lost.items():
-            namespace = self._tell_gap(place, first - stored.get(place, 0))
-            await migration_log.skip(connection, place, first, namespace)
+        begins = [(self._namespaces[place[0]], *place, first) for place, first in earliest.items() if first]
+        lost = {place: earliest[place] for place in await migration_log.pass_over(connection, begins)}
+        self.reached(lost)
+        for place in lost:
+            self._tell_gap(place)
         return lost
 
     async def following(self, chunks: Iterable[Sequence[Item]]) -> dict[Partition, int]:
@@ -72,17 +73,17 @@ class Continuity:
         return following
 
     async def _gap(self, place: Partition, records: int) -> None:
-        namespace = self._tell_gap(place, records)
+        namespace = self._tell_gap(place, records=records)
         await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
 
-    def _tell_gap(self, place: Partition, records: int) -> str:
+    def _tell_gap(self, place: Partition, **more: int) -> str:
         namespace = self._namespaces[place[0]]
         _log.error(
             "Kafka no longer has records that were not applied; publish copies the collection again",
             collection=namespace,
             topic=place[0],
             partition=place[1],
-            records=records,
+            **more,
         )
         return namespace
 

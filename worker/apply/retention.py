@@ -10,18 +10,14 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-import structlog
-
 from worker.apply.continuity import Continuity
 from worker.broker.access import Access
 from worker.broker.admin import existing_topics
 from worker.broker.offsets import begin_offsets
 from worker.errors import CrossfadeError
-from worker.postgres import migration_log
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS
 
-_log = structlog.get_logger()
 LOOK_EVERY = 60.0  # seconds
 
 
@@ -41,17 +37,6 @@ async def _look(kafka: Access, dsn: str, namespaces: Mapping[str, str], continui
     begins = await begin_offsets(kafka, await existing_topics(kafka, namespaces))
     connection = await connect(dsn, "apply retention")
     try:
-        overrun = await migration_log.pass_over(
-            connection,
-            [(namespaces[topic], topic, n, begin) for (topic, n), begin in begins.items() if begin],
-        )
+        await continuity.passed_over(connection, begins)
     finally:
         connection.terminate()
-    continuity.reached({place: begins[place] for place in overrun})
-    for topic, partition in overrun:
-        _log.error(
-            "Kafka no longer has records that were not applied; publish copies the collection again",
-            collection=namespaces[topic],
-            topic=topic,
-            partition=partition,
-        )

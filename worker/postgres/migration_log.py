@@ -113,22 +113,6 @@ async def invalidate_copies(connection: Connection, namespaces: Sequence[str]) -
     )
 
 
-_SKIP = f"""
-WITH progress AS (
-    INSERT INTO crossfade.partition_progress AS p (topic, partition, next_offset, records, {_COUNTED})
-    VALUES ($1, $2, $3, 0, {", ".join("0" for _ in OUTCOMES)})
-    ON CONFLICT (topic, partition) DO UPDATE SET
-        next_offset = greatest(p.next_offset, excluded.next_offset), changed_at = clock_timestamp()
-)
-UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $4
-"""  # noqa: S608 - names of our own columns
-
-
-async def skip(connection: Connection, place: Partition, offset: int, namespace: str) -> None:
-    """Say that a partition goes on at an offset, and that its collection's rows may lack documents."""
-    await connection.execute(_SKIP, *place, offset, namespace)
-
-
 # The letters of the topic that is gone make room for those of the new one, which has the same offsets.
 _BEGIN_AGAIN = """
 WITH letters AS (
