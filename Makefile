@@ -41,7 +41,7 @@ FIRST ?= 1
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(ARGS)
 
-# The long forms of tests under faults: make test LONG_FAULTS=1 ARGS=tests/faults
+# The long forms of tests: make test LONG_FAULTS=1 ARGS="tests/faults tests/integration/test_poison.py"
 export LONG_FAULTS
 
 clean:
