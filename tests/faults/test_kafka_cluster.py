@@ -14,7 +14,6 @@ from tests.support.kafka_cluster import kafka_cluster
 from tests.support.world import world
 from worker.embedded import Services
 
-
 # aiokafka leaves a connection behind that a broker ends while it starts.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaConnection:ResourceWarning")
 
