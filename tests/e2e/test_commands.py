@@ -36,7 +36,7 @@ async def start(w: World, *arguments: str, **env: str) -> asyncio.subprocess.Pro
 
 async def command(w: World, *arguments: str, **env: str) -> tuple[int, str, str]:
     process = await start(w, *arguments, **env)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), 180)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

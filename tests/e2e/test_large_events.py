@@ -96,6 +96,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         assert await absent(w) == 0
 
         # changed while apply cannot see MongoDB: what it then finds is newer, or gone
+        before = (await w.mongo.command({"profile": 2}))["operationTime"]
         mongodb.refuses = True
         mongodb.cut()
         ids = [one["_id"] for one in large]
@@ -112,6 +113,13 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         await w.assert_nothing_lost()
         assert await absent(w) == 5
         assert (await operations(w, "pages"))["reference stream"] == 30
+
+        # never older than the event (PROTOCOL.md C5)
+        await w.mongo.command({"profile": 0})
+        mine = {"appName": "crossfade apply", "command.find": "pages"}
+        concerns = [one["command"]["readConcern"] async for one in w.mongo["system.profile"].find(mine)]
+        assert concerns and all(one["level"] == "majority" for one in concerns)
+        assert all(one["afterClusterTime"] > before for one in concerns)
 
         # parked, and read again when it is tried again
         one, other = (
@@ -140,7 +148,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         await w.start("publish", "publish again", **narrow)
         await w.settled(240)
         await w.assert_nothing_lost()
-        assert (await operations(w, "pages"))["reference stream"] == 33
+        assert (await operations(w, "pages"))["reference stream"] == 34  # one was made up
 
 
 @pytest.mark.timeout(600)

@@ -19,6 +19,7 @@ from worker.embedded import prerequisites, processes
 from worker.embedded.kafka_jars import jars
 from worker.embedded.kafka_server import LOGGING, SETTINGS
 from worker.embedded.processes import Launch
+from worker.embedded.readiness import kafka_is_ready
 from worker.embedded.state import Recorded, free_port
 
 _READY = 120.0  # seconds: the machine may be busy
@@ -128,6 +129,9 @@ class Cluster:
                 await asyncio.sleep(0.5)
 
     async def _ready(self) -> bool:
+        for node in self.nodes:
+            if node.process is not None and not await kafka_is_ready(node.port):
+                return False
         try:
             async with self.administering() as admin:
                 cluster = await admin.describe_cluster()
