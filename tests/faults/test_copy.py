@@ -68,6 +68,11 @@ async def _until(w: World, told: str, holds: Any, seconds: float = 90) -> dict[s
     return one | {"copy": copy}
 
 
+def _busy() -> bool:
+    """Whether so much else runs here that nothing is steady."""
+    return os.getloadavg()[0] > 4 * (os.cpu_count() or 1)
+
+
 async def _stands_still(w: World) -> int:
     copied = await w.value(_COPIED)
     await asyncio.sleep(2)
@@ -129,8 +134,9 @@ async def _assert_it_knows_when_it_ends(w: World) -> None:
         assert one["copies"] == 1
     ended = time.monotonic()
     assert len(seen) > 3
+    share = 0.5 if _busy() else 0.15
     wrong = [
-        (round(ended - at, 1), eta) for at, eta in seen if abs(eta - (ended - at)) > 0.15 * (ended - at) + 1
+        (round(ended - at, 1), eta) for at, eta in seen if abs(eta - (ended - at)) > share * (ended - at) + 1
     ]
     assert wrong == []
 
@@ -191,7 +197,7 @@ async def _assert_the_stream_is_not_kept_waiting(w: World, limit: float) -> None
         await w.mongo["things"].update_one({"n": next(numbers)}, {"$inc": {"n": MANY}})
         lags.append(float(await w.value(LAG)))
     assert 250 < max(waiting) < 0.6 * MANY
-    if os.getloadavg()[0] < 4 * (os.cpu_count() or 1):  # a busier machine lags by itself
+    if not _busy():  # such a machine lags by itself
         assert max(lags) < limit
 
 
