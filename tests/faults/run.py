@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
-import psutil
-
+from tests.support.paused import paused
 from tests.support.proxy import Proxy
 from tests.support.wall_clock import WallClocks
 from tests.support.world import World
@@ -134,15 +133,5 @@ class Run:
     async def paused(self, name: ServiceName) -> AsyncIterator[None]:
         """Stop a service with all its processes while the block runs."""
         async with self._changing[name]:
-            process = self.services.process(name)
-            assert process is not None
-            family = [process, *process.children(recursive=True)]
-            for one in family:
-                with suppress(psutil.NoSuchProcess):
-                    one.suspend()
-            try:
+            with paused(self.services, name):
                 yield
-            finally:
-                for one in family:
-                    with suppress(psutil.NoSuchProcess):
-                        one.resume()

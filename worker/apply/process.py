@@ -50,18 +50,18 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     )
     writing = asyncio.create_task(worker.run())
     dsn = settings.postgres_dsn.get_secret_value()
-    watching = [
+    fitting = asyncio.create_task(preconditions.watch(dsn, mapping))
+    beside = [
         asyncio.create_task(count_dead_letters(settings)),
         asyncio.create_task(retention.watch(kafka, dsn, worker.namespaces, worker.continuity)),
-        asyncio.create_task(preconditions.watch(dsn, mapping)),
     ]
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_started_and_ended(app))
-    ending = {writing, *watching, stopping, ended, worker.failed}
+    ending = {writing, fitting, stopping, ended, worker.failed}
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     # Where the writer or Faust has failed there is nothing to end in order: what was not committed is not
     # acknowledged, and the caller ends the process.
-    for failing in (worker.failed, writing, *watching):
+    for failing in (worker.failed, writing, fitting):
         if failing.done():
             failing.result()
     if not stopping.done():
@@ -71,7 +71,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     await asyncio.wait({leaving}, timeout=STOP_WITHIN)
     if not leaving.done():
         _log.warning("the Kafka consumer did not stop in time; its group will notice")
-    for task in (writing, *watching):
+    for task in (writing, fitting, *beside):
         task.cancel()
     await worker.close()
 

@@ -137,7 +137,7 @@ async def _read(connection: Connection) -> Standing:
         at=at,
         copies=[CopyStanding(*row) for row in copies],
         publishers=[
-            PublisherStanding(row[0], row[1], row[2], row[3], row[4] and orjson.loads(row[4]), row[5])
+            PublisherStanding(row[0], row[1], row[2], row[3], row[4], row[5], _json(row[6]), row[7])
             for row in publishers
         ],
         partitions=[
@@ -150,3 +150,7 @@ async def _read(connection: Connection) -> Standing:
         tenant_unknown=await connection.fetchval(_TENANT_UNKNOWN) or 0,
         incidents=await incidents(connection, _INCIDENTS),
     )
+
+
+def _json(value: bytes | None) -> Any:
+    return None if value is None else orjson.loads(value)
