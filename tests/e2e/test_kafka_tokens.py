@@ -24,7 +24,7 @@ class Provider(AbstractTokenProvider):
     async def token(self):
         if self.seconds == 0:
             raise RuntimeError("s3cret")
-        now = time.time()
+        now = int(time.time())
         claims = {"sub": "s3cret", "iat": now, "exp": now + self.seconds}
         return f"{part({'alg': 'none'})}.{part(claims)}."
 
@@ -56,7 +56,7 @@ async def test_every_part_reaches_kafka_with_the_providers_tokens_and_none_is_to
         await w.start("apply", "apply")
         async with w.writes(20):
             await w.settled(240)
-        assert (await once(w, "copy", "--collection", "pages", "--yes"))[0] == 0
+        assert (await once(w, "copy", "start", "--collection", "pages", "--yes"))[0] == 0
         await w.until_value("SELECT max(copies) FROM crossfade.collection", 2, 120)
         await w.settled(240)
         await w.assert_nothing_lost()

@@ -223,7 +223,7 @@ async def test_a_look_up_waits_for_a_member_that_lags_behind_its_event(members: 
         await asyncio.wait({waiting}, timeout=1)
         await there.admin.command({"fsyncUnlock": 1})
         found = await asyncio.wait_for(waiting, 30)
-    assert found[document_key(1)]["state"] == "new"
+    assert found.documents[document_key(1)]["state"] == "new"
     await client.drop_database(place.database)
     client.close()
 

@@ -68,7 +68,7 @@ async def test_whatever_becomes_of_the_leader_another_one_leads_and_two_at_once_
 ) -> None:
     async with world(services, tmp_path) as w, _own_way_to_postgres(w) as (way, dsn):
         await w.load(2500, tenants=3)
-        await w.start("publish", "first", CROSSFADE_COPY_CHUNK="10", CROSSFADE_POSTGRES_DSN=dsn)
+        await w.start("publish", "first", CROSSFADE_COPY_RATE="150", CROSSFADE_POSTGRES_DSN=dsn)
         await w.start("apply", "apply")
         async with w.writes(60):
             # An administrator ends its session, and nobody else is there.

@@ -26,4 +26,4 @@ async def test_a_session_that_ends_while_apply_starts_is_no_traceback(
             assert await w.ended("apply") == 2
         await holder.close()
         log = (w.directory / "apply.log").read_text()
-        assert "PostgreSQL does not answer" in log and "Traceback" not in log, log
+        assert "PostgreSQL refuses apply's start" in log and "Traceback" not in log, log

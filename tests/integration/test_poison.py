@@ -19,6 +19,7 @@ from tests.support.world import World, world
 from topics import Event, Operation, Origin, Source, Version, encode
 from worker.apply.batch import Item, read
 from worker.apply.worker import ApplyWorker
+from worker.broker.access import access
 from worker.embedded import Services
 from worker.settings import Settings
 
@@ -86,7 +87,7 @@ async def test_poison_in_every_place_of_a_batch(services: Services, tmp_path: Pa
             topic_prefix=w.name,
             replication_role=role,
         )
-        worker = ApplyWorker(settings, w.mapping)
+        worker = ApplyWorker(settings, await access(settings), w.mapping)
         await worker.open()
         tenant = await connection.fetchval("SELECT id FROM tenants")
         offset = 0
