@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.proxy import Proxy, proxy
+from tests.support.proxy import Proxy, See, proxy
 from tests.support.world import World, world
 from worker.embedded import Services
 
@@ -116,3 +116,28 @@ async def test_whatever_becomes_of_the_leader_another_one_leads_and_two_at_once_
         await w.assert_nothing_lost()
         names = ("first", "second", "third", "fourth", "fifth", "apply")
         assert not [name for name in names if _told(w, name, "Traceback")]
+
+
+async def test_a_connection_lost_while_asking_for_the_lock_at_the_start_is_no_matter_for_a_person(
+    services: Services, tmp_path: Path
+) -> None:
+    cut = 0
+
+    def watch() -> See:
+        def see(piece: bytes, from_client: bool) -> bool:
+            nonlocal cut
+            if cut < 2 and from_client and b"pg_try_advisory_xact_lock" in piece:
+                cut += 1
+                return True
+            return False
+
+        return see
+
+    async with world(services, tmp_path) as w, _own_way_to_postgres(w) as (way, dsn):
+        await w.load(400)
+        way.watch = watch
+        await w.start("publish", "publish", CROSSFADE_POSTGRES_DSN=dsn)
+        await w.until("it leads", lambda: _told(w, "publish", '"publishing"'))
+        assert cut == 2
+        assert (tmp_path / "publish.log").read_text().count("cannot ask for the lock, trying again") == 2
+        assert await w.stop("publish") == 0

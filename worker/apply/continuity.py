@@ -8,7 +8,7 @@ import structlog
 
 from worker.apply.batch import Item
 from worker.broker.access import Access
-from worker.broker.offsets import end_offsets
+from worker.broker.offsets import end_offsets, next_record
 from worker.errors import Fatal
 from worker.postgres import migration_log
 from worker.postgres.connect import Connection
@@ -69,11 +69,14 @@ class Continuity:
                 expected = first.offset
             following[place] = max(expected, last.offset + 1)
             if first.offset > expected:
-                await self._gap(place, first.offset - expected)
+                await self._gap(place, expected, first.offset)
         return following
 
-    async def _gap(self, place: Partition, records: int) -> None:
-        namespace = self._tell_gap(place, records=records)
+    async def _gap(self, place: Partition, expected: int, offset: int) -> None:
+        """Copy the collection again, or raise `Fatal` where Kafka still has what did not come."""
+        if await next_record(self._kafka, *place, expected) < offset:
+            raise Fatal("Kafka delivered records out of their order; reading again from PostgreSQL's offsets")
+        namespace = self._tell_gap(place, records=offset - expected)
         await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
 
     def _tell_gap(self, place: Partition, **more: int) -> str:

@@ -25,6 +25,9 @@ SEEK_WITHIN = 25.0  # seconds, less than Faust waits (broker_request_timeout)
 class BatchConsumer(Consumer):
     """Delivers chunks, and begins where PostgreSQL stands (PROTOCOL.md A2)."""
 
+    _seeks = 0
+    _sought = -1  # the generation of the assignment that was sought last
+
     async def durable_offsets(self, earliest: Offsets) -> Offsets:
         """As `DurableOffsets`, of the partitions assigned."""
         raise NotImplementedError
@@ -38,25 +41,36 @@ class BatchConsumer(Consumer):
 
         Faust gives up waiting for it without a word, and reads on from anywhere, or nothing at all.
         """
+        generation = self.app.consumer_generation_id
         try:
             async with asyncio.timeout(SEEK_WITHIN):
                 await super().perform_seek()
+                self._seeks, self._sought = self._seeks + 1, generation
         except TimeoutError:
             self.too_slow()
             raise
 
+    def _in_place(self, seeks: int) -> bool:
+        """Whether the present assignment was sought, and not again since there had been so many ``seeks``.
+
+        Faust fetches while it still seeks, and a rebalance may begin and end while an answer is on its way.
+        What that holds may lie beyond where the assignment begins: it is dropped and read again.
+        """
+        return self._seeks == seeks and self._sought == self.app.consumer_generation_id
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield one message for each partition that has records."""
+        while not self.flow_active and not self.should_stop:
+            await self.wait(self.can_resume_flow)
+        seeks = self._seeks
         records, active = await self._wait_next_records(timeout)
-        generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self.flow_active:
+        if not self.flow_active or (records and not self._in_place(seeks)):
             await self.perform_seek()
             return
         for tp, chunk in records.items():
-            # A rebalance under way: what was fetched belongs to the old assignment and is read again.
-            if not self.flow_active or self.app.consumer_generation_id != generation:
+            if not self.flow_active or not self._in_place(seeks):
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
                 message = self._to_message(tp, chunk[-1])

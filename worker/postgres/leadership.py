@@ -13,9 +13,9 @@ import asyncio
 import asyncpg
 import structlog
 
-from worker.errors import Fatal, ServiceUnavailable
+from worker.errors import Fatal, ServiceUnavailable, Transient
 from worker.postgres.connect import connect
-from worker.postgres.faults import FAULTS, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
@@ -39,9 +39,9 @@ class Leadership:
 
         `UsageError` when PostgreSQL cannot be asked at all at first.
         """
-        leads = await self._try()
-        if leads:
+        if await self._try_at_first():
             return
+        leads = False
         _log.info("standing by: another process leads", lock=self._name)
         away = False
         while not leads:
@@ -49,11 +49,20 @@ class Leadership:
             try:
                 leads = await self._try()
                 away = False
-            except ServiceUnavailable as error:
+            except (ServiceUnavailable, Transient) as error:
                 if not away:
                     _log.warning("still standing by, but cannot ask for the lock", error=error.message)
                 away = True
         _log.info("leading from now on", lock=self._name)
+
+    async def _try_at_first(self) -> bool:
+        for delay in Backoff().delays():
+            try:
+                return await self._try()
+            except Transient as error:
+                _log.warning("cannot ask for the lock, trying again", error=error.message)
+                await asyncio.sleep(delay)
+        raise AssertionError
 
     async def hold(self) -> None:
         """See that the lock is still ours, for ever; `Fatal` when another process has it."""
@@ -77,7 +86,7 @@ class Leadership:
                 if await self._try():
                     _log.info("leading again", lock=self._name)
                     return
-            except ServiceUnavailable:
+            except (ServiceUnavailable, Transient):
                 await asyncio.sleep(delay)
                 continue
             raise Fatal("another process leads now", remedy="start again, to stand by")
@@ -90,7 +99,9 @@ class Leadership:
             await connection.execute(_BEGIN)
             leads = bool(await connection.fetchval(_TRY, self._name))
         except FAULTS as error:
-            raise ServiceUnavailable(f"PostgreSQL does not give its lock ({describe(error)})") from None
+            action, why = action_for(error)
+            kind = Transient if action is Action.RETRY else ServiceUnavailable
+            raise kind(f"PostgreSQL does not give its lock ({describe(error)})", remedy=why) from None
         finally:
             if leads:
                 self._connection = connection
