@@ -1,4 +1,4 @@
-"""What Faust does silently: it goes on where a seek was not done, and delivers what was fetched before one."""
+"""What Faust does silently: it goes on where a seek was not done, and delivers what was fetched before."""
 
 from __future__ import annotations
 
