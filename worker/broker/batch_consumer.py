@@ -61,7 +61,7 @@ class BatchConsumer(Consumer):
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield one message for each partition that has records."""
         while not self.flow_active and not self.should_stop:
-            await self.wait(self.can_resume_flow)
+            await self.wait(self.can_resume_flow.wait())
         seeks = self._seeks
         records, active = await self._wait_next_records(timeout)
         if records is None or self.should_stop:
