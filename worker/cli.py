@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from uuid import UUID
 
 import click
 import uvloop
@@ -24,6 +25,7 @@ from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.inspect_cli import inspect
+from worker.reconcile_cli import generations, mismatches, run_once
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -62,7 +64,9 @@ main.add_command(check)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(copy)
+main.add_command(generations)
 main.add_command(inspect)
+main.add_command(mismatches)
 main.add_command(status)
 main.add_command(topics)
 
@@ -132,6 +136,37 @@ def apply() -> None:
     from worker.apply.process import run
 
     _serve("apply", run)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Compare everything once, and end: exit 0 only when equal.")
+@click.option("--tenant", type=click.UUID, help="Compare one tenant's documents and rows once.")
+@click.option(
+    "--within",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="With --once: seconds to wait for what is settling.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --once: print the result as JSON.")
+def reconcile(once: bool, tenant: UUID | None, within: float, as_json: bool) -> None:
+    """Compare both databases, document by document, until stopped; or once.
+
+    Documents are rebuilt from PostgreSQL's rows and compared with MongoDB's, down to the field, while writes
+    go on. What is still on its way is "settling"; what cannot be explained by that is a mismatch.
+
+    \b
+    Examples:
+      crossfade reconcile
+      crossfade reconcile --once
+      crossfade reconcile --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff --json
+    """
+    if once or tenant is not None:
+        run_once(tenant, within, as_json)
+    else:
+        from worker.reconcile.process import run
+
+        _serve("reconcile", run)
 
 
 @main.command()

@@ -24,6 +24,11 @@ REMOVAL_AFTER_SEND = "removal.after_send"
 APPLY_BEFORE_COMMIT = "apply.before_commit"
 APPLY_AFTER_COMMIT = "apply.after_commit"
 APPLY_BEFORE_ACKNOWLEDGE = "apply.before_acknowledge"
+RECONCILE_BEFORE_COMMIT = "reconcile.before_commit"
+RECONCILE_AFTER_CHUNK = "reconcile.after_chunk"
+RECONCILE_BEFORE_FINISH = "reconcile.before_finish"
+RECONCILE_AFTER_FINISH = "reconcile.after_finish"
+RECONCILE_AFTER_LOOK = "reconcile.after_look"
 
 NAMES = frozenset(
     {
@@ -36,6 +41,11 @@ NAMES = frozenset(
         APPLY_BEFORE_COMMIT,
         APPLY_AFTER_COMMIT,
         APPLY_BEFORE_ACKNOWLEDGE,
+        RECONCILE_BEFORE_COMMIT,
+        RECONCILE_AFTER_CHUNK,
+        RECONCILE_BEFORE_FINISH,
+        RECONCILE_AFTER_FINISH,
+        RECONCILE_AFTER_LOOK,
     }
 )
 EXIT_CODE = 86

@@ -69,8 +69,8 @@ class Countdown(Known):
         return max(0.0, value - now)
 
 
-PUBLISH, APPLY = CollectorRegistry(), CollectorRegistry()
-REGISTRIES = {"publish": PUBLISH, "apply": APPLY}
+PUBLISH, APPLY, RECONCILE = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+REGISTRIES = {"publish": PUBLISH, "apply": APPLY, "reconcile": RECONCILE}
 """What each role serves."""
 
 # counter, events: documents' events given to Kafka, by collection and source (copy, stream)
@@ -239,3 +239,32 @@ def apply_begins(collections: Iterable[str], outcomes: Iterable[str], reasons: I
         for outcome in outcomes:
             APPLIED.labels(collection, outcome)
             PARKED_RETRIED.labels(collection, outcome)
+
+
+# counter, documents: compared, by why: full (a generation of everything), changes, again (did not fit before)
+RECONCILED = Counter(
+    "crossfade_reconcile_documents_total",
+    "Documents compared, by why: full, changes, or again",
+    ["why"],
+    registry=RECONCILE,
+)
+# gauge, documents: that do not fit, by state (settling, real) and kind
+MISMATCHES = Known(
+    "crossfade_reconcile_mismatches",
+    "Documents that do not fit, by state (settling or real) and kind",
+    RECONCILE,
+    ["state", "kind"],
+)
+# gauge, seconds: since the oldest of them was first seen, computed at the scrape
+MISMATCH_AGE = Age(
+    "crossfade_reconcile_mismatch_age_seconds",
+    "Since the oldest mismatch was first seen, by state and kind",
+    RECONCILE,
+    ["state", "kind"],
+)
+# gauge, seconds: since the end of the last clean generation, computed at the scrape
+CLEAN_AGE = Age(
+    "crossfade_reconcile_clean_age_seconds",
+    "Since the end of the last generation in which everything was equal; no sample where there was none",
+    RECONCILE,
+)

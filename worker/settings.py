@@ -60,7 +60,7 @@ class Settings(_Sources):
     postgres_reader_dsn: SecretStr | None = Field(
         None,
         description="PostgreSQL as a role that sees the rows of every tenant, as crossfade_reader does; "
-        "`check` looks for orphans with it",
+        "`reconcile` compares with it, and `check` looks for orphans",
     )
     kafka_bootstrap: str = Field(description="Kafka's bootstrap servers, host:port,...")
     mapping: Path = Field(description="the mapping YAML")
@@ -137,6 +137,14 @@ class Settings(_Sources):
         gt=0,
         description="seconds after which an event that waits for another one (a unique value, a referenced "
         "row) becomes a dead letter; the time of copies and of apply's lag does not count",
+    )
+
+    reconcile_chunk: int = Field(1000, ge=1, le=10_000, description="documents compared at once")
+    reconcile_rate: float = Field(
+        0, ge=0, description="documents and rows a second that full generations read at most; 0: no limit"
+    )
+    reconcile_full_every: float = Field(
+        3600, ge=0, description="seconds from the end of one full generation to the next one"
     )
 
     log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")

@@ -16,11 +16,11 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 
 from bench.roundtrip.generate import Document, Documents
-from bench.roundtrip.ignored import without_ignored
 from bench.roundtrip.mappings import mapping
 from bench.roundtrip.tables import definitions
 from examples.spaces.exact import differing_paths
 from worker.mapping import CollectionPlan, Mapping, Plans, Rebuilder, Rows, Unmappable, Unrebuildable, scopes
+from worker.mapping.ignored import without_ignored
 from worker.mapping.model import CollectionMapping
 from worker.postgres.connect import connect
 from worker.postgres.documents import TargetDocuments

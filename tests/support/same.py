@@ -11,8 +11,8 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from bench.roundtrip.ignored import without_ignored
 from worker.mapping import Mapping, Plans, Rebuilder, scopes
+from worker.mapping.ignored import without_ignored
 from worker.postgres.documents import TargetDocuments
 
 CODEC: CodecOptions[dict[str, Any]] = CodecOptions(

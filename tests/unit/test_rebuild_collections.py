@@ -13,13 +13,13 @@ from bson import Int64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.roundtrip.ignored import without_ignored
 from bench.roundtrip.mappings import LABELS, mapping
 from tests.support.same import CODEC, assert_same
 from tests.support.stored import stored
 from tests.support.values import anything, dates, decimals, floats, ids, leaves, names, one_deep, quick, texts
 from worker.mapping import CollectionPlan, Plans, Rebuilder, Unmappable, scopes
 from worker.mapping.columns import MISSING, ColumnPlan
+from worker.mapping.ignored import without_ignored
 from worker.mapping.model import ELEMENT, Child, CollectionMapping, Column
 from worker.mapping.rebuild import put
 

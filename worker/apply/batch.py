@@ -300,4 +300,5 @@ def tally(items: Iterable[Item]) -> dict[Partition, PartitionTally]:
         one.outcomes[item.outcome] = one.outcomes.get(item.outcome, 0) + 1
         if item.outcome is Outcome.CONTROL and item.event and item.event.operation is Operation.HEARTBEAT:
             one.heartbeat_at = max(one.heartbeat_at or item.event.wall, item.event.wall)
+            one.heartbeat_time = max(one.heartbeat_time or 0, item.event.version.time)
     return tallies

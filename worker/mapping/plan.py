@@ -233,6 +233,10 @@ class CollectionPlan:
         """
         return self._tenant(document, dict(document), Notes())[0]
 
+    def owner(self, document: dict[str, Any]) -> tuple[UUID | None, ParentKey | None]:
+        """Return a document's tenant, or the parent document that tells it; otherwise as `tenant`."""
+        return self._tenant(document, dict(document), Notes())
+
     def of_tenant(self, rows: Rows, tenant: UUID) -> Rows:
         """Return rows with the tenant that their parent document turned out to have."""
         tables = [(self.table, [rows.row]), *zip(self.children, rows.children, strict=True)]

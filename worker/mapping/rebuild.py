@@ -197,6 +197,11 @@ class Rebuilder:
             put(document, path, _noted_id(row[column], path, notes, None))
         return document
 
+    def document_id(self, row: SourceRow) -> Any:
+        """Return the id of a row's document, from the row id's column and the rest column alone."""
+        _, notes = self._fields.rest(row)
+        return _noted_id(row[self._id], "_id", notes, self._scope)
+
 
 def _noted_id(value: UUID, path: str, notes: Notes, scope: str | None) -> Any:
     """Return the id that a row id was made of, from its note if the row id is still the note's."""

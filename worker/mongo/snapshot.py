@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,14 +37,17 @@ async def read_chunk(
     limit: int,
     not_before: Timestamp,
     preference: ReadPreference,
+    only: Mapping[str, Any] | None = None,
 ) -> Reply:
     """Return the documents after an ``_id``, in its order: up to ``limit``, and what 16 MB hold.
 
     None: there are no more. All are read at one clusterTime, which is never below ``not_before`` (C2, C3): a
     secondary that has not come so far lets the read wait. No cursor stays open, so that each read is free to
-    go to another member.
+    go to another member. ``only``: a filter, with which the whole collection is still looked through.
     """
     command = _find(collection.name, after, limit, not_before)
+    if only is not None:
+        command["filter"] = only
     database = client[collection.database]
     reply = await database.command(command, codec_options=RAW, read_preference=preference)
     cursor = reply["cursor"]

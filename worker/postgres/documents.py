@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from worker.mapping import Rebuilder, TablePlan
 from worker.postgres.connect import Connection
 from worker.postgres.target import quoted
+
+
+class Stored(NamedTuple):
+    """One document's rows; ``children`` by table in the plan's order.
+
+    ``number``: rows with its key; 0: only child rows; above 1: the key is no key.
+    """
+
+    row: Any
+    children: Sequence[Sequence[Any]]
+    number: int
 
 
 class TargetDocuments:
@@ -25,6 +36,11 @@ class TargetDocuments:
         Several statements: the connection must be in a transaction that reads one snapshot. `Unrebuildable`
         where the rest column of a row is not what Crossfade makes.
         """
+        found = await self.rows(connection, ids)
+        return {id_: self.rebuild(stored) for id_, stored in found.items() if stored.number}
+
+    async def rows(self, connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+        """Return the rows of documents by row id, in one snapshot as `read`."""
         own, *below = [await connection.fetch(query, ids) for query in self._queries]
         arrays: list[dict[UUID, list[Any]]] = []
         for rows in below:
@@ -32,10 +48,20 @@ class TargetDocuments:
             for row in rows:
                 by_document.setdefault(row[0], []).append(row)
             arrays.append(by_document)
-        return {
-            row[self._id]: self._rebuilder.document(row, [rows.get(row[self._id], ()) for rows in arrays])
-            for row in own
-        }
+        found: dict[UUID, Stored] = {}
+        for row in own:
+            id_ = row[self._id]
+            if (first := found.get(id_)) is None:
+                found[id_] = Stored(row, [rows.get(id_, ()) for rows in arrays], 1)
+            else:
+                found[id_] = first._replace(number=first.number + 1)
+        for id_ in {id_ for rows in arrays for id_ in rows} - found.keys():
+            found[id_] = Stored(None, [rows.get(id_, ()) for rows in arrays], 0)
+        return found
+
+    def rebuild(self, stored: Stored) -> dict[str, Any]:
+        """Return the document that rows make; `Unrebuildable` as for `read`."""
+        return self._rebuilder.document(stored.row, stored.children)
 
 
 def _select(table: TablePlan) -> str:

@@ -55,6 +55,10 @@ class Leadership:
                 away = True
         _log.info("leading from now on", lock=self._name)
 
+    async def try_once(self) -> bool:
+        """Whether nobody else leads, and we do from now on, while our connection lasts and is not idle."""
+        return await self._try_at_first()
+
     async def _try_at_first(self) -> bool:
         for delay in Backoff().delays():
             try:
@@ -114,3 +118,15 @@ class Leadership:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+async def leads(leadership: Leadership, stop: asyncio.Event) -> bool:
+    """Wait until no other process leads; False when told to stop before."""
+    leading, stopping = asyncio.create_task(leadership.acquire()), asyncio.create_task(stop.wait())
+    await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if leading.done():
+        leading.result()
+        return True
+    leading.cancel()
+    return False

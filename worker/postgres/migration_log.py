@@ -21,6 +21,7 @@ class PartitionTally:
     first_offset: int
     last_offset: int
     heartbeat_at: datetime | None = None
+    heartbeat_time: int | None = None  # its clusterTime
     outcomes: dict[str, int] = field(default_factory=dict)
 
 
@@ -30,14 +31,15 @@ _ADDED = ", ".join(f"{name} = p.{name} + excluded.{name}" for name in OUTCOMES)
 
 _PROGRESS = f"""
 INSERT INTO crossfade.partition_progress AS p
-    (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_applied_at)
-SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at,
+    (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_time, heartbeat_applied_at)
+SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_time,
     CASE WHEN heartbeat_at IS NOT NULL THEN clock_timestamp() END
 FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, next_offset bigint, records bigint,
-    {_COUNTED_TYPES}, heartbeat_at timestamptz)
+    {_COUNTED_TYPES}, heartbeat_at timestamptz, heartbeat_time bigint)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(p.next_offset, excluded.next_offset), records = p.records + excluded.records,
     {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at),
+    heartbeat_time = greatest(p.heartbeat_time, excluded.heartbeat_time),
     heartbeat_applied_at = CASE WHEN excluded.heartbeat_at <= p.heartbeat_at THEN p.heartbeat_applied_at
         ELSE coalesce(excluded.heartbeat_applied_at, p.heartbeat_applied_at) END,
     changed_at = clock_timestamp()
@@ -58,6 +60,7 @@ async def save_progress(connection: Connection, partitions: Mapping[Partition, P
             "next_offset": tally.last_offset + 1,
             "records": sum(tally.outcomes.values()),
             "heartbeat_at": tally.heartbeat_at,
+            "heartbeat_time": tally.heartbeat_time,
             **{name: tally.outcomes.get(name, 0) for name in OUTCOMES},
         }
         for (topic, partition), tally in sorted(partitions.items())
@@ -137,7 +140,8 @@ _FORGET = """
 WITH topics AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::integer[]) AS t(topic, namespace, partitions)
 ), gone AS (
-    UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL FROM topics t
+    UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL, heartbeat_time = NULL
+    FROM topics t
     WHERE p.topic = t.topic AND p.partition >= t.partitions
         AND (p.next_offset > 0 OR p.heartbeat_at IS NOT NULL)
     RETURNING t.namespace, p.topic, p.partition

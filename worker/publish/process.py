@@ -23,7 +23,7 @@ from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.missing import missing_collections
 from worker.mongo.preference import read_preference
 from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
-from worker.postgres.leadership import Leadership
+from worker.postgres.leadership import Leadership, leads
 from worker.publish.copy import Copier
 from worker.publish.oplog_watch import OplogWatch
 from worker.publish.removal import Removal
@@ -51,7 +51,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await checkpoints.agree(hashes(mapping))
         kafka = await access(settings)
         targets = await _targets(settings, kafka, mapping)
-        if not await _leads(leadership, stop):
+        if not await leads(leadership, stop):
             return
         producer = Producer(kafka, "publish", targets.topics())
         await producer.start()
@@ -121,18 +121,6 @@ async def _publish(
             _log.error("beginning anew: everything is copied again, over the rows", reason=str(lost))
             checkpoint = await _begin_anew(checkpoints, checkpoint, heartbeat, str(lost))
     _log.info("publisher stopped")
-
-
-async def _leads(leadership: Leadership, stop: asyncio.Event) -> bool:
-    """Wait until no other publisher of this name runs; False when told to stop before."""
-    leading, stopping = asyncio.create_task(leadership.acquire()), asyncio.create_task(stop.wait())
-    await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if leading.done():
-        leading.result()
-        return True
-    leading.cancel()
-    return False
 
 
 @asynccontextmanager

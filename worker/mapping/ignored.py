@@ -23,7 +23,7 @@ def _elements(child: Child, array: Any) -> Any:
     if type(array) is not list or (
         child.whole is not None and len(child.columns) == 1 and not child.children
     ):
-        return array
+        return cast("Any", array)
     items = cast("list[Any]", array)
     return [without_ignored(child, cast("Document", one)) if type(one) is dict else one for one in items]
 

@@ -1,0 +1,39 @@
+"""Both databases are compared document by document: what is planted is found, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.support.world import World, once, world
+from worker.embedded import Services
+
+
+async def compared(w: World, *options: str) -> tuple[int, dict[str, Any]]:
+    code, told = await once(w, "reconcile", "--once", "--json", "--within", "20", *options)
+    return code, orjson.loads(told[told.index("{") :])
+
+
+async def test_what_is_equal_is_told_so_and_one_changed_value_is_not(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(2000, tenants=5)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        code, result = await compared(w)
+        assert (code, result["equal"], result["mismatches"]) == (0, True, 0), result
+        for one in result["sums"]:
+            assert one["mongo_hash"] == one["postgres_hash"]
+            assert one["mongo_documents"] == one["postgres_documents"]
+        assert result["documents"] == sum(one["mongo_documents"] for one in result["sums"])
+        one_page = "(SELECT id FROM pages ORDER BY id LIMIT 1)"
+        await w.value(f"UPDATE pages SET title = title || ' ' WHERE id = {one_page} RETURNING 1")
+        code, result = await compared(w)
+        assert (code, result["equal"], result["mismatches"]) == (1, False, 1), result
+        (found,) = result["listed"]
+        assert found["kind"] == "different"
+        assert {"path": "title", "mongo": "string", "postgres": "string"} in found["fields"]

@@ -1,0 +1,424 @@
+"""What the reconciler keeps in PostgreSQL, generations, their sums and mismatches; and what it asks there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from topics import Version
+from worker.errors import SchemaError
+from worker.postgres.connect import Connection
+from worker.postgres.faults import describe
+from worker.postgres.target import quoted
+
+MODULUS = 1 << 128
+"""Sums of digests are taken modulo this."""
+KEPT = 1000  # generations
+
+_APPLIED = """
+SELECT min(heartbeat_time) FROM crossfade.partition_progress WHERE topic = $1
+HAVING count(heartbeat_time) >= $2
+"""
+_VERSIONS = """
+SELECT d.row_id, d.version_time, d.version_order FROM crossfade.document d
+JOIN crossfade.collection c USING (collection_id) WHERE c.namespace = $1 AND d.row_id = ANY($2::uuid[])
+"""
+_SWITCHED = """
+SELECT tenant_id FROM crossfade.tenant WHERE phase NOT IN ('mongo', 'draining', 'aborting', 'opening')
+"""
+_COPYING = """
+SELECT namespace FROM crossfade.collection WHERE namespace = ANY($1::text[]) AND copy_state <> 'copied'
+UNION
+SELECT k.namespace FROM unnest($2::text[], $3::text[], $4::integer[], $5::bigint[])
+    AS k(namespace, topic, partition, ends)
+LEFT JOIN crossfade.partition_progress p USING (topic, partition) WHERE coalesce(p.next_offset, 0) < k.ends
+"""
+
+
+async def applied(reader: Connection, topic: str, partitions: int) -> int | None:
+    """Return the clusterTime up to which all changes of a stream topic are applied; None: not known yet."""
+    return await reader.fetchval(_APPLIED, topic, partitions)
+
+
+async def versions(reader: Connection, namespace: str, ids: Sequence[UUID]) -> dict[UUID, Version]:
+    """Return the ledger's versions of documents, to tell whether something came in between two looks."""
+    rows = await reader.fetch(_VERSIONS, namespace, ids)
+    return {row[0]: Version(row[1], row[2]) for row in rows}
+
+
+async def tenants(
+    reader: Connection, table: str, key: str, column: str, ids: Sequence[UUID]
+) -> dict[UUID, UUID]:
+    """Return the tenants of rows of a table."""
+    key = quoted(key)
+    query = f"SELECT {key}, {quoted(column)} FROM {quoted(table)} WHERE {key} = ANY($1::uuid[])"  # noqa: S608
+    return {row[0]: UUID(int=row[1].int) for row in await reader.fetch(query, ids) if row[1] is not None}
+
+
+async def switched(reader: Connection) -> set[UUID]:
+    """Return the tenants whose writes do not go to MongoDB: there PostgreSQL is right."""
+    return {UUID(int=row[0].int) for row in await reader.fetch(_SWITCHED)}
+
+
+async def copying(
+    reader: Connection, namespaces: Sequence[str], ends: Mapping[tuple[str, str, int], int]
+) -> set[str]:
+    """Return the collections whose copy is not made, or not applied up to ``ends``.
+
+    ``ends``: by collection, copy topic and partition, asked of Kafka before.
+    """
+    keys = list(ends)
+    columns = [[key[place] for key in keys] for place in range(3)]
+    return {row[0] for row in await reader.fetch(_COPYING, namespaces, *columns, list(ends.values()))}
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation under way. ``place``: where a full one goes on."""
+
+    number: int
+    kind: str
+    tenant_id: UUID | None
+    incarnation: UUID | None
+    mapping_changes: int
+    place: dict[str, Any]
+    documents: int
+    rows: int
+
+
+class Sum(NamedTuple):
+    """What was read of one collection and tenant: documents and digests of each side."""
+
+    mongo_documents: int = 0
+    mongo_hash: int = 0
+    postgres_documents: int = 0
+    postgres_hash: int = 0
+
+    def plus(self, mongo: int | None, postgres: int | None) -> Sum:
+        """Return the sum with a document's digests; None: that side has none."""
+        return Sum(
+            self.mongo_documents + (mongo is not None),
+            (self.mongo_hash + (mongo or 0)) % MODULUS,
+            self.postgres_documents + (postgres is not None),
+            (self.postgres_hash + (postgres or 0)) % MODULUS,
+        )
+
+
+SumKey = tuple[str, UUID | None]
+
+_STANDING = """
+SELECT (SELECT incarnation FROM crossfade.checkpoint WHERE publisher = $1),
+    (SELECT changes FROM crossfade.mapping)
+"""
+_OPEN = """
+SELECT generation, kind, tenant_id, incarnation, mapping_changes, place, documents, rows
+FROM crossfade.generation
+WHERE kind = $1 AND tenant_id IS NOT DISTINCT FROM $2 AND finished_at IS NULL AND NOT given_up
+ORDER BY generation DESC LIMIT 1
+"""
+_GIVE_UP = """
+UPDATE crossfade.generation SET given_up = true
+WHERE kind = $1 AND tenant_id IS NOT DISTINCT FROM $2 AND finished_at IS NULL
+"""
+_BEGIN = """
+INSERT INTO crossfade.generation (kind, tenant_id, incarnation, mapping_changes, place)
+VALUES ($1, $2, $3, $4, $5::jsonb)
+RETURNING generation, kind, tenant_id, incarnation, mapping_changes, place, documents, rows
+"""
+
+
+async def standing(connection: Connection, publisher: str) -> tuple[UUID | None, int]:
+    """Return the stream's incarnation, and how often the mapping was changed: what a generation is about."""
+    row = await connection.fetchrow(_STANDING, publisher)
+    assert row is not None
+    return row[0], row[1]
+
+
+async def resume_or_begin(
+    connection: Connection,
+    publisher: str,
+    kind: str,
+    tenant: UUID | None,
+    *,
+    afresh: bool = False,
+    place: Mapping[str, Any] | None = None,
+) -> Generation:
+    """Return the generation that was left under way, if it still proves something; else begin one.
+
+    ``place``: where the new one begins.
+    """
+    async with connection.transaction():
+        incarnation, changes = await standing(connection, publisher)
+        row = await connection.fetchrow(_OPEN, kind, tenant)
+        if row is not None and not afresh and (row[3], row[4]) == (incarnation, changes):
+            return _generation(row)
+        await connection.execute(_GIVE_UP, kind, tenant)
+        row = await connection.fetchrow(_BEGIN, kind, tenant, incarnation, changes, orjson.dumps(place or {}))
+        assert row is not None
+        return _generation(row)
+
+
+def _generation(row: asyncpg.Record) -> Generation:
+    place = orjson.loads(row[5]) if row[5] is not None else {}
+    return Generation(row[0], row[1], row[2], row[3], row[4], place, row[6], row[7])
+
+
+_ADVANCE = """
+UPDATE crossfade.generation SET place = $2::jsonb, documents = documents + $3, rows = rows + $4,
+    seconds = seconds + $5
+WHERE generation = $1 AND finished_at IS NULL AND NOT given_up RETURNING true
+"""
+_SUMS = """
+INSERT INTO crossfade.generation_sum AS s (generation, namespace, tenant_id, mongo_documents, mongo_hash,
+    postgres_documents, postgres_hash)
+SELECT $1, * FROM unnest($2::text[], $3::uuid[], $4::bigint[], $5::numeric[], $6::bigint[], $7::numeric[])
+ON CONFLICT (generation, namespace, tenant_id) DO UPDATE SET
+    mongo_documents = s.mongo_documents + excluded.mongo_documents,
+    mongo_hash = mod(s.mongo_hash + excluded.mongo_hash, 2::numeric ^ 128),
+    postgres_documents = s.postgres_documents + excluded.postgres_documents,
+    postgres_hash = mod(s.postgres_hash + excluded.postgres_hash, 2::numeric ^ 128),
+    last_read_at = clock_timestamp()
+"""
+_FINISH = """
+WITH counted AS (
+    SELECT count(*) FILTER (WHERE state = 'settling') AS settling,
+        count(*) FILTER (WHERE state = 'real') AS real
+    FROM crossfade.mismatch WHERE $2::uuid IS NULL OR tenant_id = $2
+)
+UPDATE crossfade.generation SET finished_at = clock_timestamp(), settling = counted.settling,
+    mismatches = counted.real, documents = documents + $3, seconds = seconds + $4
+FROM counted WHERE generation = $1 AND finished_at IS NULL AND NOT given_up
+RETURNING counted.settling, counted.real
+"""
+_FORGET_OLD = """
+DELETE FROM crossfade.generation g WHERE generation <= (SELECT max(generation) FROM crossfade.generation) - $1
+    AND generation NOT IN (
+        SELECT max(generation) FROM crossfade.generation WHERE kind = 'full' AND finished_at IS NOT NULL
+        GROUP BY tenant_id)
+    AND (finished_at IS NOT NULL OR given_up)
+"""
+
+
+async def advance(
+    connection: Connection,
+    generation: int,
+    place: Mapping[str, Any],
+    sums: Mapping[SumKey, Sum],
+    *,
+    documents: int = 0,
+    rows: int = 0,
+    seconds: float = 0.0,
+) -> bool:
+    """Save how far a generation is, with what it read since. In one transaction with its mismatches.
+
+    False: it is no longer wanted, as its incarnation has ended or another process has begun it anew.
+    """
+    args = (generation, orjson.dumps(place), documents, rows, seconds)
+    if not await connection.fetchval(_ADVANCE, *args):
+        return False
+    if sums:
+        keys = list(sums)
+        columns = zip(*sums.values(), strict=True)
+        await connection.execute(
+            _SUMS, generation, [key[0] for key in keys], [key[1] for key in keys], *map(list, columns)
+        )
+    return True
+
+
+async def finish(
+    connection: Connection, generation: Generation, documents: int = 0, seconds: float = 0.0
+) -> tuple[int, int] | None:
+    """End a generation; return how many documents are settling, and how many mismatches there are.
+
+    None: it is no longer wanted.
+    """
+    row = await connection.fetchrow(_FINISH, generation.number, generation.tenant_id, documents, seconds)
+    await connection.execute(_FORGET_OLD, KEPT)
+    return None if row is None else (row[0], row[1])
+
+
+_COLUMNS = (
+    "namespace, row_id, collection, document_id, tenant_id, state, kind, reason, fields, generation, "
+    "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, postgres_digest, "
+    "repaired_at, repairs"
+)
+_CHANGED = (
+    *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),
+    *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
+)
+# What was seen before, by a recheck, stands: a walk that comes across it again knows less.
+_ADD = f"""
+INSERT INTO crossfade.mismatch ({_COLUMNS})
+SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
+    document_id bytea, tenant_id uuid, state text, kind text, reason text, fields jsonb, generation bigint,
+    first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
+    observed_time bigint,
+    version_time bigint, version_order integer, mongo_digest numeric, postgres_digest numeric,
+    repaired_at timestamptz, repairs integer)
+"""  # noqa: S608 - names of our own columns
+_ADD_NEW = _ADD + "ON CONFLICT (namespace, row_id) DO NOTHING"
+_SAVE = (
+    _ADD
+    + "ON CONFLICT (namespace, row_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _CHANGED)
+)
+_DROP = """
+DELETE FROM crossfade.mismatch m USING unnest($1::text[], $2::uuid[]) AS k(namespace, row_id)
+WHERE m.namespace = k.namespace AND m.row_id = k.row_id
+"""
+_PAGE = f"""
+SELECT {_COLUMNS} FROM crossfade.mismatch
+WHERE (namespace, row_id) > ($1, $2) AND ($3::uuid IS NULL OR tenant_id = $3)
+    AND ($4::text IS NULL OR namespace = $4) AND ($5::text IS NULL OR state = $5)
+    AND ($6::uuid IS NULL OR row_id = $6)
+ORDER BY namespace, row_id LIMIT $7
+"""  # noqa: S608
+_COUNT = """
+SELECT state, kind, count(*), min(first_seen_at) FROM crossfade.mismatch
+WHERE $1::uuid IS NULL OR tenant_id = $1 GROUP BY state, kind ORDER BY state, kind
+"""
+
+MismatchRow = dict[str, Any]
+"""A row of ``crossfade.mismatch``, its columns by name; digests are integers, ``fields`` a list."""
+
+
+async def add_mismatches(connection: Connection, rows: Iterable[MismatchRow]) -> None:
+    """Add what does not fit; what is known already stays as it is."""
+    if text := _texts(rows):
+        await connection.execute(_ADD_NEW, text)
+
+
+async def save_mismatches(connection: Connection, rows: Iterable[MismatchRow]) -> None:
+    """Save what a recheck has found."""
+    if text := _texts(rows):
+        await connection.execute(_SAVE, text)
+
+
+async def drop_mismatches(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
+    """Forget documents that fit now."""
+    await connection.execute(_DROP, [key[0] for key in keys], [key[1] for key in keys])
+
+
+async def mismatches(
+    connection: Connection,
+    after: tuple[str, UUID] = ("", UUID(int=0)),
+    *,
+    tenant: UUID | None = None,
+    namespace: str | None = None,
+    state: str | None = None,
+    row_id: UUID | None = None,
+    limit: int = 1000,
+) -> list[MismatchRow]:
+    """Return mismatches in order of collection and row id."""
+    rows = await connection.fetch(_PAGE, *after, tenant, namespace, state, row_id, limit)
+    found: list[MismatchRow] = []
+    for row in rows:
+        one = dict(row)
+        one["fields"] = orjson.loads(one["fields"])
+        for name in ("mongo_digest", "postgres_digest"):
+            one[name] = None if one[name] is None else int(one[name])
+        for name in ("row_id", "tenant_id"):
+            one[name] = None if one[name] is None else UUID(int=one[name].int)
+        found.append(one)
+    return found
+
+
+async def counts(connection: Connection, tenant: UUID | None = None) -> list[tuple[str, str, int, Any]]:
+    """Return state, kind, number and first moment of the mismatches there are."""
+    return [tuple(row) for row in await connection.fetch(_COUNT, tenant)]
+
+
+def _texts(rows: Iterable[MismatchRow]) -> bytes:
+    told = [
+        {
+            **row,
+            "document_id": None if row["document_id"] is None else "\\x" + row["document_id"].hex(),
+            "mongo_digest": None if row["mongo_digest"] is None else str(row["mongo_digest"]),
+            "postgres_digest": None if row["postgres_digest"] is None else str(row["postgres_digest"]),
+        }
+        for row in rows
+    ]
+    return orjson.dumps(told) if told else b""
+
+
+_HISTORY = """
+SELECT generation, kind, tenant_id, started_at, finished_at, given_up, documents, rows, seconds, settling,
+    mismatches
+FROM crossfade.generation ORDER BY generation DESC LIMIT $1
+"""
+_SUMS_OF = """
+SELECT namespace, tenant_id, mongo_documents, mongo_hash, postgres_documents, postgres_hash, first_read_at,
+    last_read_at
+FROM crossfade.generation_sum WHERE generation = $1 ORDER BY namespace, tenant_id
+"""
+# The last generation at whose end nothing of the tenant was unequal or unsettled: that before the first
+# which saw what is open now. Only what followed a full one, in the present incarnation, says anything.
+_CLEAN = """
+SELECT max(g.generation), max(g.finished_at) FROM crossfade.generation g
+WHERE g.finished_at IS NOT NULL AND (g.tenant_id IS NULL OR g.tenant_id = $1)
+    AND g.generation < coalesce((SELECT min(generation) FROM crossfade.mismatch
+        WHERE $1::uuid IS NULL OR tenant_id = $1), 9223372036854775807)
+    AND EXISTS (SELECT FROM crossfade.generation f WHERE f.kind = 'full' AND f.finished_at IS NOT NULL
+        AND (f.tenant_id IS NULL OR f.tenant_id = $1) AND f.generation <= g.generation
+        AND f.incarnation IS NOT DISTINCT FROM $2 AND f.mapping_changes = $3)
+"""
+
+
+_LAST_FULL = """
+SELECT max(finished_at) FROM crossfade.generation WHERE kind = 'full' AND tenant_id IS NULL
+    AND incarnation IS NOT DISTINCT FROM $1 AND mapping_changes = $2
+"""
+_READY = "SELECT to_regclass('crossfade.mismatch') IS NOT NULL"  # the newest table that we need
+_SEES_ALL = """
+SELECT c.relname FROM unnest($1::text[]) AS t(name)
+JOIN pg_class c ON c.oid = to_regclass(quote_ident(t.name))
+WHERE c.relrowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)
+    AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+        AND p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true'
+        AND (p.polroles = '{0}' OR EXISTS (
+            SELECT FROM unnest(p.polroles) r WHERE pg_has_role(current_user, r, 'USAGE'))))
+ORDER BY 1
+"""
+
+
+async def last_full(connection: Connection, publisher: str) -> Any:
+    """Return when the last full generation ended that still proves something, or None."""
+    return await connection.fetchval(_LAST_FULL, *await standing(connection, publisher))
+
+
+async def require(store: Connection, reader: Connection, tables: Sequence[str]) -> None:
+    """Raise `SchemaError` where the control schema is too old, or the reader would not see every row."""
+    try:
+        if not await store.fetchval(_READY):
+            raise SchemaError("the control schema is too old", remedy="run `crossfade schema apply`")
+        hidden = [row[0] for row in await reader.fetch(_SEES_ALL, tables)]
+    except asyncpg.PostgresError as error:
+        raise SchemaError(
+            f"PostgreSQL refuses the reconciler ({describe(error)})", remedy="run `crossfade schema apply`"
+        ) from None
+    if hidden:
+        raise SchemaError(
+            f"row-level security may hide rows of {', '.join(hidden)} from the reader",
+            remedy="let CROSSFADE_POSTGRES_READER_DSN name crossfade_reader, which has a policy to see all",
+        )
+
+
+async def history(connection: Connection, limit: int) -> list[asyncpg.Record]:
+    """Return the newest generations, newest first."""
+    return await connection.fetch(_HISTORY, limit)
+
+
+async def sums(connection: Connection, generation: int) -> list[asyncpg.Record]:
+    """Return the sums of a full generation."""
+    return await connection.fetch(_SUMS_OF, generation)
+
+
+async def clean(connection: Connection, publisher: str, tenant: UUID | None = None) -> tuple[int, Any] | None:
+    """Return the last generation that was clean for a tenant, or for all, and when it ended."""
+    row = await connection.fetchrow(_CLEAN, tenant, *await standing(connection, publisher))
+    return None if row is None or row[0] is None else (row[0], row[1])

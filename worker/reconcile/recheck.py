@@ -1,0 +1,127 @@
+"""Further looks: at what did not fit before, and at what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Container
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from topics import Version
+from worker.postgres.connect import Connection
+from worker.postgres.reconciliation import MismatchRow
+from worker.reconcile.compare import Difference
+from worker.reconcile.judge import Identity, Look, Mismatch, Moment, first, judge
+from worker.reconcile.sides import Sides
+
+AT_ONCE = 500  # documents of one look
+
+
+async def look_at(
+    sides: Sides, reader: Connection, identities: Iterable[Identity], copying: Container[str]
+) -> list[tuple[Look, Moment]]:
+    """Look at documents of any collections, PostgreSQL first."""
+    by_collection: dict[str, list[Identity]] = {}
+    for one in identities:
+        by_collection.setdefault(one.collection, []).append(one)
+    looks: list[tuple[Look, Moment]] = []
+    for namespace, some in by_collection.items():
+        source = sides.source(namespace)
+        for start in range(0, len(some), AT_ONCE):
+            left = some[start : start + AT_ONCE]
+            while left:
+                seen, left, moment = await sides.look(reader, source, left, source.namespace in copying)
+                looks += [(look, moment) for look in seen]
+    return looks
+
+
+async def recheck(
+    sides: Sides, reader: Connection, before: Sequence[Mismatch], copying: Container[str]
+) -> tuple[list[Mismatch], list[Mismatch]]:
+    """Look again at mismatches; return them as they are now, and those that fit."""
+    known = {(one.look.identity.namespace, one.look.identity.row_id): one for one in before}
+    now: list[Mismatch] = []
+    for look, moment in await look_at(sides, reader, [one.look.identity for one in before], copying):
+        key = look.identity.namespace, look.identity.row_id
+        if (after := judge(known[key], look, moment)) is not None:
+            now.append(after)
+            del known[key]
+    return now, list(known.values())
+
+
+async def changed(
+    sides: Sides,
+    reader: Connection,
+    ids: Mapping[str, Mapping[bytes, Any]],
+    copying: Container[str],
+    generation: int,
+) -> tuple[int, list[Mismatch]]:
+    """Look at changed documents, by real namespace; return how many there were and what does not fit."""
+    identities: dict[tuple[str, UUID], Identity] = {}
+    for namespace, some in ids.items():
+        source = sides.source(namespace)
+        for id_ in some.values():
+            one = source.identity(source.plan.row_id(id_), id_)
+            identities[namespace, one.row_id] = one
+    found: list[Mismatch] = []
+    for look, moment in await look_at(sides, reader, identities.values(), copying):
+        if (one := judge(first(look, moment.at, generation), look, moment)) is not None:
+            found.append(one)
+    return len(identities), found
+
+
+def to_row(one: Mismatch) -> MismatchRow:
+    """Return a mismatch as a row of ``crossfade.mismatch``."""
+    look = one.look
+    version = look.version
+    return {
+        "namespace": look.identity.namespace,
+        "row_id": look.identity.row_id,
+        "collection": look.identity.collection,
+        "document_id": look.identity.document_id,
+        "tenant_id": look.tenant,
+        "state": one.state,
+        "kind": look.kind,
+        "reason": one.reason,
+        "fields": [list(field) for field in look.fields],
+        "generation": one.generation,
+        "first_seen_at": one.first_seen_at,
+        "since": one.since,
+        "checked_at": one.checked_at,
+        "changes": one.changes,
+        "observed_time": one.observed_time,
+        "version_time": version.time if version else None,
+        "version_order": version.order if version else None,
+        "mongo_digest": look.mongo,
+        "postgres_digest": look.postgres,
+        "repaired_at": one.repaired_at,
+        "repairs": one.repairs,
+    }
+
+
+def from_row(row: MismatchRow) -> Mismatch:
+    """Return the mismatch that a row of ``crossfade.mismatch`` keeps."""
+    version = None if row["version_time"] is None else Version(row["version_time"], row["version_order"])
+    identity = Identity(row["namespace"], row["row_id"], row["collection"], row["document_id"])
+    look = Look(
+        identity,
+        row["kind"],
+        row["mongo_digest"],
+        row["postgres_digest"],
+        row["tenant_id"],
+        version,
+        [Difference(*field) for field in row["fields"]],
+    )
+    return Mismatch(
+        look,
+        row["state"],
+        row["reason"],
+        row["generation"],
+        row["first_seen_at"],
+        row["since"],
+        row["checked_at"],
+        row["changes"],
+        row["observed_time"],
+        row["repaired_at"],
+        row["repairs"],
+    )
