@@ -24,6 +24,7 @@ REMOVAL_AFTER_SEND = "removal.after_send"
 APPLY_BEFORE_COMMIT = "apply.before_commit"
 APPLY_AFTER_COMMIT = "apply.after_commit"
 APPLY_BEFORE_ACKNOWLEDGE = "apply.before_acknowledge"
+ROLLBACK_BEFORE_COMMIT = "rollback.before_commit"
 
 NAMES = frozenset(
     {
@@ -36,6 +37,7 @@ NAMES = frozenset(
         APPLY_BEFORE_COMMIT,
         APPLY_AFTER_COMMIT,
         APPLY_BEFORE_ACKNOWLEDGE,
+        ROLLBACK_BEFORE_COMMIT,
     }
 )
 EXIT_CODE = 86

@@ -1,0 +1,5 @@
+-- Kept for the results of reconciling; nothing yet.
+
+SET LOCAL ROLE crossfade_owner;
+
+RESET ROLE;
