@@ -18,6 +18,7 @@ import uvloop
 
 import schema.migrate
 from worker import exporter, logs
+from worker.batches_cli import batches
 from worker.check import check
 from worker.copy_cli import copy
 from worker.dead_letters_cli import dead_letters
@@ -59,6 +60,7 @@ def main() -> None:
     """
 
 
+main.add_command(batches)
 main.add_command(dead_letters)
 main.add_command(check)
 main.add_command(dev)

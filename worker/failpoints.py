@@ -29,6 +29,7 @@ RECONCILE_AFTER_CHUNK = "reconcile.after_chunk"
 RECONCILE_BEFORE_FINISH = "reconcile.before_finish"
 RECONCILE_AFTER_FINISH = "reconcile.after_finish"
 RECONCILE_AFTER_LOOK = "reconcile.after_look"
+ROLLBACK_BEFORE_COMMIT = "rollback.before_commit"
 
 NAMES = frozenset(
     {
@@ -46,6 +47,7 @@ NAMES = frozenset(
         RECONCILE_BEFORE_FINISH,
         RECONCILE_AFTER_FINISH,
         RECONCILE_AFTER_LOOK,
+        ROLLBACK_BEFORE_COMMIT,
     }
 )
 EXIT_CODE = 86

@@ -119,6 +119,7 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
         },
         "dead_letters": {state: standing.dead_letters.get(state, 0) for state in _LETTERS},
         "tenant_unknown": standing.tenant_unknown,
+        "held": standing.held,
         "tenants": dict(sorted(standing.tenants.items())),
         "incidents": [
             {"at": one.at.isoformat(), "what": one.action, "subject": one.subject, "reason": one.reason}
@@ -177,6 +178,10 @@ def lines(told: dict[str, Any]) -> list[str]:
         shown.append(
             f"{told['tenant_unknown']:,} of the dead letters: tenant unknown: blocks every tenant's cutover "
             "(crossfade dead-letters list --tenant unknown)"
+        )
+    if told["held"]:
+        shown.append(
+            f"held     {told['held']:,} documents of batches that were rolled back: crossfade batches refetch"
         )
     if not told["publishers"]:
         shown.append("nothing has been published yet: crossfade run")

@@ -10,9 +10,11 @@ from tests.support.world import world
 from worker import failpoints
 from worker.embedded import Services
 
+# These have tests of their own (test_lost_token.py, test_batches.py): a first copy has no removal.
+ELSEWHERE = {failpoints.REMOVAL_AFTER_SEND, failpoints.ROLLBACK_BEFORE_COMMIT}
 
-# The removal has a test of its own (test_lost_token.py): a first copy has none.
-@pytest.mark.parametrize("place", sorted(failpoints.NAMES - {failpoints.REMOVAL_AFTER_SEND}))
+
+@pytest.mark.parametrize("place", sorted(failpoints.NAMES - ELSEWHERE))
 async def test_a_process_that_dies_there_loses_nothing(
     services: Services, tmp_path: Path, place: str
 ) -> None:

@@ -9,7 +9,7 @@ from bson import Timestamp
 from topics import Collection, document_key
 from worker.embedded import Services
 from worker.mongo.client import connect
-from worker.mongo.lookup import absent
+from worker.mongo.lookup import absent, in_snapshot
 from worker.publish.removal import slices
 
 
@@ -22,6 +22,24 @@ async def test_ids_that_fill_more_than_one_reply_are_not_taken_for_absent(servic
         wanted = {document_key(one): one for one in ids}
         missing, _ = await absent(client, Collection(name, "c"), wanted, Timestamp(1, 1))
         assert list(missing.values()) == ids[-1:]
+    finally:
+        await client.drop_database(name)
+        client.close()
+
+
+async def test_a_snapshot_tells_absence_only_when_it_has_told_every_document(services: Services) -> None:
+    name = f"absent_{uuid4().hex[:10]}"
+    client = await connect(services.mongo_uri, "test")
+    try:
+        await client[name]["c"].insert_many([{"_id": n, "text": "x" * 9_000_000} for n in range(3)])
+        left = {document_key(one): one for one in range(4)}
+        found, asked = list[int](), 0
+        while left:
+            shown = await in_snapshot(client, Collection(name, "c"), left, Timestamp(1, 1))
+            found += [document["_id"] for document in shown.documents.values()]
+            assert list(shown.absent.values()) == ([] if shown.left else [3])
+            left, asked = shown.left, asked + 1
+        assert sorted(found) == [0, 1, 2] and asked > 1
     finally:
         await client.drop_database(name)
         client.close()

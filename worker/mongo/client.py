@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from worker.errors import ServiceUnavailable
+from worker.errors import ServiceUnavailable, Transient
 
 Client = AsyncIOMotorClient[dict[str, Any]]
 
@@ -90,6 +92,23 @@ def transient(error: PyMongoError) -> bool:
     if isinstance(error, OperationFailure):
         return error.code in _TRANSIENT or error.has_error_label("ResumableChangeStreamError")
     return isinstance(error, ConnectionFailure)
+
+
+@contextmanager
+def told_clearly() -> Iterator[None]:
+    """Turn what MongoDB may say to what is not its stream or copy into one line.
+
+    `Transient` where the same may succeed later, else `ServiceUnavailable`.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        if transient(error):
+            raise Transient(f"MongoDB does not answer ({describe(error)})", remedy="try again") from None
+        raise ServiceUnavailable(
+            f"MongoDB refuses ({describe(error)})",
+            remedy="let the user of CROSSFADE_MONGO_URI read what is mapped, and write database crossfade",
+        ) from None
 
 
 def _refused(where: str, client: Client, error: PyMongoError) -> ServiceUnavailable:

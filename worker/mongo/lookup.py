@@ -14,6 +14,8 @@ from topics import Collection, document_key
 from worker.mongo import heartbeat
 from worker.mongo.client import RAW, Client
 
+_WITHIN_MS = 60_000
+
 
 class Found(NamedTuple):
     """Documents by document key, and the ids that are yet to be asked for."""
@@ -53,6 +55,56 @@ async def look_up(
             cursor, batch = reply["cursor"], "nextBatch"
         await database.command({"killCursors": collection.name, "cursors": [cursor["id"]]}, session=session)
     return Found(found, {key: id_ for key, id_ in ids.items() if key not in found})
+
+
+class Shown(NamedTuple):
+    """What snapshots show of ids, all by document key, and the clusterTime of that."""
+
+    documents: dict[bytes, RawBSONDocument]
+    absent: dict[bytes, Any]
+    left: dict[bytes, Any]
+    """Ids that are yet to be asked for."""
+    at: Timestamp
+
+
+async def in_snapshot(
+    client: Client, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp
+) -> Shown:
+    """Return documents and absences at one clusterTime, never below ``not_before`` (C2, C3).
+
+    Only as many documents as one reply holds, which is 16 MB and at least one, as `look_up` does; absences
+    are told with the last of them.
+    """
+    database = client[collection.database]
+    found: dict[bytes, RawBSONDocument] = {}
+    command: dict[str, Any] = {
+        "find": collection.name,
+        "filter": {"_id": {"$in": list(ids.values())}},
+        "batchSize": len(ids) + 1,
+        "maxTimeMS": _WITHIN_MS,
+        "readConcern": {"level": "snapshot", "afterClusterTime": not_before},
+    }
+    async with await client.start_session(causal_consistency=False) as session:
+        reply: Any = await database.command(command, codec_options=RAW, session=session)
+        cursor, batch = reply["cursor"], "firstBatch"
+        if "atClusterTime" not in cursor:
+            # No such collection, which no snapshot says; see `absent`. What comes into one is newer.
+            await _majority(client, reply["operationTime"])
+            return Shown({}, dict(ids), {}, not_before)
+        at: Timestamp = cursor["atClusterTime"]
+        while True:
+            for document in cursor[batch]:
+                if (key := document_key(document["_id"])) in ids:  # a collation finds others too
+                    found[key] = document
+            if not cursor["id"]:
+                return Shown(found, {key: id_ for key, id_ in ids.items() if key not in found}, {}, at)
+            if found:
+                break
+            more = {"getMore": cursor["id"], "collection": collection.name}
+            reply = await database.command(more, codec_options=RAW, session=session)
+            cursor, batch = reply["cursor"], "nextBatch"
+        await database.command({"killCursors": collection.name, "cursors": [cursor["id"]]}, session=session)
+    return Shown(found, {}, {key: id_ for key, id_ in ids.items() if key not in found}, at)
 
 
 async def absent(

@@ -278,7 +278,7 @@ class Checkpoints:
         rows = await self._run(
             lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
         )
-        return [Candidate(row[0], row[1], _document_id(row[0], row[2])) for row in rows]
+        return [Candidate(row[0], row[1], document_id(row[0], row[2])) for row in rows]
 
     async def followed(self, time: int) -> bool:
         """Whether the saved token is at or past a clusterTime: Kafka has all that was changed before."""
@@ -342,7 +342,8 @@ def _moment(time: int) -> str:
     return datetime.fromtimestamp(time >> 32, UTC).isoformat()
 
 
-def _document_id(row_id: UUID, kept: bytes | None) -> Any:
+def document_id(row_id: UUID, kept: bytes | None) -> Any:
+    """Return a document's id from its row id, or from what the ledger keeps where that does not tell it."""
     return key_to_id(kept) if kept is not None else back_to_id(row_id)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from worker.mapping import Mapping
 from worker.postgres.connect import Connection
 from worker.postgres.constraints import skipped_by_replica
@@ -32,13 +34,17 @@ async def why_no_replica(connection: Connection, mapping: Mapping) -> tuple[str,
     return None
 
 
-async def cascades(connection: Connection, mapping: Mapping) -> list[str]:
+async def cascades(
+    connection: Connection, mapping: Mapping, below: Collection[str] | None = None
+) -> list[str]:
     """Return the foreign keys that would delete or change rows whose documents are still there.
+
+    ``below``: only where the rows of these tables are deleted.
 
     When apply deletes a row and is no replica, PostgreSQL follows ON DELETE CASCADE, SET NULL and SET
     DEFAULT. That of a child table to its own document does no harm: apply deletes those rows as well.
     """
     names = [table for one in mapping.collections.values() for table, _ in one.tables()]
-    own = {(below.table, above.table) for above, below in nested(mapping)}
-    found = await connection.fetch(_CASCADES, names)
+    own = {(lower.table, upper.table) for upper, lower in nested(mapping)}
+    found = await connection.fetch(_CASCADES, names if below is None else list(below))
     return [f"{table} ({name})" for table, name, *tables in found if tuple(tables) not in own]

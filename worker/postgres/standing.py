@@ -13,6 +13,7 @@ import orjson
 
 from worker.errors import SchemaError, ServiceUnavailable
 from worker.postgres.audit import Incident, incidents
+from worker.postgres.batches import count_held
 from worker.postgres.connect import Connection
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.migration_log import OUTCOMES
@@ -78,6 +79,8 @@ class Standing:
     """Counts by state."""
     tenants: Mapping[str, int]
     """Counts by phase."""
+    held: int = 0
+    """Documents of batches that were rolled back, which wait to be fetched again."""
     tenant_unknown: int = 0
     """Dead letters that stand and whose tenant cannot be told: they hold back every tenant."""
     incidents: Sequence[Incident] = ()
@@ -147,6 +150,7 @@ async def _read(connection: Connection) -> Standing:
         last_batch_at=await connection.fetchval(_LAST_BATCH),
         dead_letters={row[0]: row[1] for row in await connection.fetch(_DEAD_LETTERS)},
         tenants={row[0]: row[1] for row in await connection.fetch(_TENANTS)},
+        held=await count_held(connection),
         tenant_unknown=await connection.fetchval(_TENANT_UNKNOWN) or 0,
         incidents=await incidents(connection, _INCIDENTS),
     )

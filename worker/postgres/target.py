@@ -62,9 +62,10 @@ class TargetTable:
         for start in range(0, len(rows), _AT_ONCE):
             await connection.execute(self._upsert, orjson.dumps(rows[start : start + _AT_ONCE]))
 
-    async def delete(self, connection: Connection, ids: Sequence[UUID]) -> None:
-        """Delete all rows of these documents."""
-        await connection.execute(self._delete, ids)
+    async def delete(self, connection: Connection, ids: Sequence[UUID]) -> int:
+        """Delete all rows of these documents; return how many there were."""
+        status = await connection.execute(self._delete, ids)
+        return int(status.rpartition(" ")[2])
 
     async def truncate_arrays(
         self, connection: Connection, ids: Sequence[UUID], rows: Sequence[dict[str, Any]]

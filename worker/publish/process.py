@@ -10,10 +10,8 @@ from uuid import uuid4
 import structlog
 from pymongo.errors import PyMongoError
 
-from topics import Collection, TopicNames, declare
 from worker import metrics
 from worker.broker.access import Access, access
-from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
@@ -26,9 +24,10 @@ from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
 from worker.postgres.leadership import Leadership, leads
 from worker.publish.copy import Copier
 from worker.publish.oplog_watch import OplogWatch
+from worker.publish.real_collections import RealCollections
 from worker.publish.removal import Removal
 from worker.publish.stream import StreamPublisher, TokenLost
-from worker.publish.target import Incarnation, Target, Targets
+from worker.publish.target import Incarnation, Targets, targets_of
 from worker.publish.throttle import Throttle
 from worker.settings import Settings, tag_sets
 
@@ -50,7 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await _require_collections(client, settings, mapping, await checkpoints.copies())
         await checkpoints.agree(hashes(mapping))
         kafka = await access(settings)
-        targets = await _targets(settings, kafka, mapping)
+        targets = await targets_of(settings, kafka, mapping)
         if not await leads(leadership, stop):
             return
         producer = Producer(kafka, "publish", targets.topics())
@@ -80,7 +79,9 @@ async def _publish(
         )
     metrics.publish_begins(target.namespace for target in targets.all)
     throttle = _throttle(settings, client, checkpoints, targets)
-    removal = Removal(kafka, client, producer, checkpoints, targets.sources)
+    removal = Removal(
+        kafka, client, producer, checkpoints, RealCollections(client, checkpoints, targets.sources)
+    )
     while True:
         incarnation = Incarnation.of(checkpoint.incarnation, checkpoint.started_time)
         copier = Copier(
@@ -148,32 +149,6 @@ async def _require_collections(
             + ", ".join(faults),
             remedy="mend the mapping, or set CROSSFADE_ALLOW_MISSING_COLLECTIONS=true when they come later",
         )
-
-
-async def _targets(settings: Settings, kafka: Access, mapping: Mapping) -> Targets:
-    names = TopicNames(settings.topic_prefix)
-    collections = list(mapping.namespaces())
-    declared = declare(
-        names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
-    )
-    partitions = await ensure_topics(kafka, declared)
-    rooms = await largest_records(kafka, declared)
-    rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}
-
-    def target(collection: Collection) -> Target:
-        stream, copy = names.stream(collection), names.copy(collection)
-        return Target(
-            collection,
-            str(collection),
-            stream,
-            copy,
-            partitions[stream],
-            partitions[copy],
-            rooms[stream],
-            rooms[copy],
-        )
-
-    return Targets([target(collection) for collection in collections], mapping.sources())
 
 
 def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targets: Targets) -> Throttle:

@@ -15,17 +15,15 @@ from uuid import UUID
 
 import structlog
 
-from topics import Collection, Event, Operation, Source, Version, document_key, encode
+from topics import Event, Operation, Source, Version, document_key, encode
 from worker import failpoints
 from worker.broker.access import Access
 from worker.broker.offsets import end_offsets
 from worker.broker.producer import Producer, acknowledged
-from worker.mapping.ids import row_id
-from worker.mapping.sources import Sources, named_tenant
 from worker.mongo.client import Client
-from worker.mongo.collections import fitting
 from worker.mongo.lookup import absent
 from worker.postgres.checkpoints import Candidate, Checkpoints
+from worker.publish.real_collections import RealCollections
 from worker.publish.target import Incarnation, Outgoing, Target
 
 _log = structlog.get_logger()
@@ -47,7 +45,7 @@ class Removal:
     client: Client
     producer: Producer
     checkpoints: Checkpoints
-    sources: Sources
+    real: RealCollections
 
     async def run(
         self, target: Target, incarnation: Incarnation, began: int, still_wanted: StillWanted
@@ -87,7 +85,14 @@ class Removal:
 
     async def _remove(self, target: Target, incarnation: Incarnation, candidates: Sequence[Candidate]) -> int:
         outgoing, wall, gone = Outgoing(), datetime.now(UTC), 0
-        for collection, some in (await self._by_collection(target, candidates)).items():
+        found, lost = await self.real.find(target.collection, candidates)
+        if lost:
+            _log.error(
+                "rows stay of which the tenant's collection cannot be told: none has its name, or two have",
+                collection=target.namespace,
+                documents=len(lost),
+            )
+        for collection, some in found.items():
             for ids in slices({document_key(one.id): one.id for one in some}):
                 missing, time = await absent(self.client, collection, ids, incarnation.started)
                 for key, id_ in missing.items():
@@ -105,42 +110,12 @@ class Removal:
         await acknowledged(await self.producer.send_all(outgoing.records))
         return gone
 
-    async def _by_collection(
-        self, target: Target, candidates: Sequence[Candidate]
-    ) -> dict[Collection, list[Candidate]]:
-        """Return candidates by real collection; where names hold the tenant, theirs tells it."""
-        if self.sources.exact(target.collection):
-            return {target.collection: list(candidates)}
-        real: dict[UUID | None, Collection | None] = {}
-        there = await fitting(self.client, self.sources, target.collection)
-        gone = map(Collection.parse, await self.checkpoints.gone(target.namespace))
-        for collection in {*there, *gone}:
-            source = self.sources.find(str(collection))
-            assert source is not None and source.tenant is not None
-            tenant = row_id(named_tenant(source.tenant))
-            # Two names for one tenant (a UUID in capitals): which one a document was in cannot be told.
-            real[tenant] = None if tenant in real else collection
-        found: dict[Collection, list[Candidate]] = {}
-        lost = 0
-        for one in candidates:
-            if (collection := real.get(one.tenant_id)) is None:
-                lost += 1
-            else:
-                found.setdefault(collection, []).append(one)
-        if lost:
-            _log.error(
-                "rows stay of which the tenant's collection cannot be told: none has its name, or two have",
-                collection=target.namespace,
-                documents=lost,
-            )
-        return found
-
 
 def slices(ids: Mapping[bytes, Any], most: int = _BYTES) -> Iterator[dict[bytes, Any]]:
-    """Yield ids by document key in parts of ``most`` bytes, or one id where it alone is longer."""
+    """Yield ids by document key in parts of ``most`` bytes and 1,000, or one id where it alone is longer."""
     part, size = dict[bytes, Any](), 0
     for key, id_ in ids.items():
-        if part and size + len(key) > most:
+        if part and (size + len(key) > most or len(part) >= _AT_ONCE):
             yield part
             part, size = {}, 0
         part[key] = id_

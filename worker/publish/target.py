@@ -9,10 +9,24 @@ from uuid import UUID
 
 from bson import Timestamp
 
-from topics import Collection, Event, Operation, Origin, encode, partition_of, reference
+from topics import (
+    Collection,
+    Event,
+    Operation,
+    Origin,
+    TopicNames,
+    declare,
+    encode,
+    partition_of,
+    reference,
+)
 from worker import metrics
+from worker.broker.access import Access
+from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.producer import Record, Takes
+from worker.mapping import Mapping
 from worker.mapping.sources import Sources
+from worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,33 @@ class Targets:
     def _find(self, namespace: str) -> Target | None:
         source = self.sources.find(namespace)
         return source and self._by_collection[source.logical]
+
+
+async def targets_of(settings: Settings, kafka: Access, mapping: Mapping) -> Targets:
+    """Return the targets of all mapped collections; topics that are missing are created."""
+    names = TopicNames(settings.topic_prefix)
+    collections = list(mapping.namespaces())
+    declared = declare(
+        names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
+    )
+    partitions = await ensure_topics(kafka, declared)
+    rooms = await largest_records(kafka, declared)
+    rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}
+
+    def target(collection: Collection) -> Target:
+        stream, copy = names.stream(collection), names.copy(collection)
+        return Target(
+            collection,
+            str(collection),
+            stream,
+            copy,
+            partitions[stream],
+            partitions[copy],
+            rooms[stream],
+            rooms[copy],
+        )
+
+    return Targets([target(collection) for collection in collections], mapping.sources())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Documents that PostgreSQL is to have anew: read from MongoDB, sent through Kafka, never written as rows."""
