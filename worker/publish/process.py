@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 from topics import Collection, TopicNames, declare
 from worker import metrics
 from worker.broker.access import Access, access
-from worker.broker.admin import ensure_topics, largest_records
+from worker.broker.admin import ensure_topics, largest_records, missing_topics
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
@@ -50,7 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await _require_collections(client, settings, mapping, await checkpoints.copies())
         await checkpoints.agree(hashes(mapping))
         kafka = await access(settings)
-        targets = await _targets(settings, kafka, mapping)
+        targets = await _targets(settings, kafka, mapping, checkpoints)
         if not await _leads(leadership, stop):
             return
         producer = Producer(kafka, "publish", targets.topics())
@@ -162,12 +162,20 @@ async def _require_collections(
         )
 
 
-async def _targets(settings: Settings, kafka: Access, mapping: Mapping) -> Targets:
+async def _targets(settings: Settings, kafka: Access, mapping: Mapping, checkpoints: Checkpoints) -> Targets:
     names = TopicNames(settings.topic_prefix)
     collections = list(mapping.namespaces())
     declared = declare(
         names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
     )
+    of = {topic: str(one) for one in collections for topic in (names.stream(one), names.copy(one))}
+    missing = await missing_topics(kafka, declared)
+    # Told before they are made: who dies in between tells it again.
+    for namespace in await checkpoints.forget_topics({topic: of[topic] for topic in missing}):
+        _log.error(
+            "a topic is gone, perhaps with records that were not applied; its collection is copied again",
+            collection=namespace,
+        )
     partitions = await ensure_topics(kafka, declared)
     rooms = await largest_records(kafka, declared)
     rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}
