@@ -27,7 +27,7 @@ from worker.errors import CrossfadeError, Fatal, SchemaError, ServiceUnavailable
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes
 from worker.postgres import dead_letters, mapping_versions, migration_log
-from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.connect import ANSWER_WITHIN, Connection, connect
 from worker.postgres.constraints import Constraints
 from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
 from worker.postgres.migration_log import Partition
@@ -115,7 +115,11 @@ class ApplyWorker:
     async def forget_topics(self, missing: Collection[str]) -> None:
         """Take note of topics that Kafka does not have, before they are made."""
         topics = {topic: self.namespaces[topic] for topic in missing}
-        await self._do(lambda connection: migration_log.forget_topics(connection, topics))
+
+        async def forget(connection: Connection) -> None:
+            await migration_log.forget_topics(connection, topics)
+
+        await self._do(forget)
 
     def _mapped(self, namespace: str) -> Mapped | None:
         found = self._plans.find(namespace)
