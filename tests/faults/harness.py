@@ -57,6 +57,8 @@ async def run_seed(
         run = Run(w, services, seed, proxies, clocks)
         rng = run.rng
         w.env["CROSSFADE_COPY_CHUNK"] = str(rng.choice([20, 100, 500]))
+        # Else the copy of so few documents is over before faults meet it.
+        w.env["CROSSFADE_COPY_RATE"] = str(rng.choice([0, 50]))
         w.env["CROSSFADE_REPLICATION_ROLE"] = rng.choice(["replica", "replica", "origin"])
         await w.load(rng.choice([200, 600, 2000]), tenants=rng.randint(2, 8), seed=seed)
         try:

@@ -12,7 +12,7 @@ from worker.apply import preconditions, retention
 from worker.apply.observed import count_dead_letters
 from worker.apply.worker import ApplyWorker
 from worker.broker.access import access
-from worker.broker.admin import ensure_topics
+from worker.broker.admin import ensure_topics, missing_topics
 from worker.broker.faust_app import build
 from worker.errors import Fatal
 from worker.mapping import load
@@ -36,6 +36,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         partitions=settings.topic_partitions,
         replication=settings.topic_replication,
     )
+    await worker.forget_topics(await missing_topics(kafka, topics))
     await ensure_topics(kafka, topics)
     app, worker.acknowledge = build(
         kafka=kafka,

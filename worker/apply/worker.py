@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from worker.errors import CrossfadeError, Fatal, SchemaError, ServiceUnavailable
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes
 from worker.postgres import dead_letters, mapping_versions, migration_log
-from worker.postgres.connect import ANSWER_WITHIN, connect
+from worker.postgres.connect import ANSWER_WITHIN, Connection, connect
 from worker.postgres.constraints import Constraints
 from worker.postgres.faults import FAULTS, Action, action_for, describe, unusable
 from worker.postgres.migration_log import Partition
@@ -96,10 +96,9 @@ class ApplyWorker:
                 remedy="run `crossfade schema apply --target spaces`",
             ) from None
         except FAULTS as error:
-            told = action_for(error)[1]
-            raise ServiceUnavailable(
-                f"PostgreSQL refuses apply's start ({describe(error)})", remedy=told
-            ) from None
+            action, told = action_for(error)
+            kind = Transient if action is Action.RETRY else ServiceUnavailable
+            raise kind(f"PostgreSQL refuses apply's start ({describe(error)})", remedy=told) from None
         for name in self._mapping.collections:
             self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]
         self._writer = BatchWriter(
@@ -112,6 +111,15 @@ class ApplyWorker:
         _log.info(
             "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
         )
+
+    async def forget_topics(self, missing: Collection[str]) -> None:
+        """Take note of topics that Kafka does not have, before they are made."""
+        topics = {topic: self.namespaces[topic] for topic in missing}
+
+        async def forget(connection: Connection) -> None:
+            await migration_log.forget_topics(connection, topics)
+
+        await self._do(forget)
 
     def _mapped(self, namespace: str) -> Mapped | None:
         found = self._plans.find(namespace)

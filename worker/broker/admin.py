@@ -59,6 +59,13 @@ async def ensure_topics(kafka: Access, topics: list[Topic]) -> dict[str, int]:
         return await _partitions(admin, [topic.name for topic in topics])
 
 
+async def missing_topics(kafka: Access, topics: Iterable[Topic]) -> list[str]:
+    """Return the names of the topics that Kafka does not have."""
+    async with _administering(kafka) as admin:
+        existing = set(await admin.list_topics())
+    return [topic.name for topic in topics if topic.name not in existing]
+
+
 async def largest_records(kafka: Access, topics: Sequence[Topic]) -> dict[str, int]:
     """Return the most bytes that key and value of one record may have, for each topic, which must exist."""
     async with _administering(kafka) as admin:

@@ -297,6 +297,10 @@ class Checkpoints:
             await self._run(lambda connection: connection.fetchval(_APPLIED, topics, partitions, offsets))
         )
 
+    async def forget_topics(self, topics: Mapping[str, str]) -> list[str]:
+        """As `migration_log.forget_topics`."""
+        return await self.do(lambda connection: migration_log.forget_topics(connection, topics))
+
     async def forget_partitions(self, topics: Sequence[tuple[str, str, int]]) -> list[str]:
         """See `migration_log.forget_partitions`."""
         return await self._run(lambda connection: migration_log.forget_partitions(connection, topics))

@@ -164,6 +164,23 @@ async def forget_partitions(connection: Connection, topics: Sequence[tuple[str, 
     return [row[0] for row in rows]
 
 
+async def forget_topics(connection: Connection, topics: Mapping[str, str]) -> list[str]:
+    """Say that topics, each with its collection, are about to be made; return collections of which one was.
+
+    Whatever a topic held is gone with it: a collection whose copy has begun is copied again.
+    """
+    if not topics:
+        return []
+    async with connection.transaction():
+        await forget_partitions(connection, [(topic, namespace, 0) for topic, namespace in topics.items()])
+        rows = await connection.fetch(_HAD_TOPICS, list(topics.values()))
+    return sorted(row[0] for row in rows)
+
+
+_HAD_TOPICS = """
+UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = ANY($1::text[]) AND copies > 0
+RETURNING namespace
+"""
 _NONE = ", ".join("0" for _ in OUTCOMES)
 _PASS_OVER = f"""
 WITH begins AS (

@@ -244,8 +244,8 @@ async def finish(
 
 _COLUMNS = (
     "namespace, row_id, collection, document_id, tenant_id, state, kind, reason, fields, generation, "
-    "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, postgres_digest, "
-    "repaired_at, repairs"
+    "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, "
+    "postgres_digest, repaired_at, repairs"
 )
 _CHANGED = (
     *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),

@@ -49,7 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await _require_collections(client, settings, mapping, await checkpoints.copies())
         await checkpoints.agree(hashes(mapping))
         kafka = await access(settings)
-        targets = await targets_of(settings, kafka, mapping)
+        targets = await targets_of(settings, kafka, mapping, checkpoints)
         if not await leads(leadership, stop):
             return
         producer = Producer(kafka, "publish", targets.topics())

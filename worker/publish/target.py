@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from uuid import UUID
 
+import structlog
 from bson import Timestamp
 
 from topics import (
@@ -22,11 +23,14 @@ from topics import (
 )
 from worker import metrics
 from worker.broker.access import Access
-from worker.broker.admin import ensure_topics, largest_records
+from worker.broker.admin import ensure_topics, largest_records, missing_topics
 from worker.broker.producer import Record, Takes
 from worker.mapping import Mapping
 from worker.mapping.sources import Sources
+from worker.postgres.checkpoints import Checkpoints
 from worker.settings import Settings
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,23 @@ class Targets:
         return source and self._by_collection[source.logical]
 
 
-async def targets_of(settings: Settings, kafka: Access, mapping: Mapping) -> Targets:
-    """Return the targets of all mapped collections; topics that are missing are created."""
+async def targets_of(
+    settings: Settings, kafka: Access, mapping: Mapping, checkpoints: Checkpoints
+) -> Targets:
+    """Return the targets of all mapped collections; topics that are missing are created.
+
+    What they held is gone, perhaps before it was applied: then their collections are copied again.
+    """
     names = TopicNames(settings.topic_prefix)
     collections = list(mapping.namespaces())
     declared = declare(
         names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
     )
+    of = {topic: str(one) for one in collections for topic in (names.stream(one), names.copy(one))}
+    missing = await missing_topics(kafka, declared)
+    # Told before they are made: who dies in between tells it again.
+    for namespace in await checkpoints.forget_topics({topic: of[topic] for topic in missing}):
+        _log.error("a topic is gone; its collection is copied again", collection=namespace)
     partitions = await ensure_topics(kafka, declared)
     rooms = await largest_records(kafka, declared)
     rooms = {topic: min(room, settings.kafka_largest_record) for topic, room in rooms.items()}

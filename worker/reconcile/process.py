@@ -153,9 +153,7 @@ class _Turns:
                 self._full, self._steps = None, None
                 self._full_at = await self._due()
         except NotWanted:
-            _log.warning(
-                "the generation proves nothing any more, beginning anew", generation=self._full.number
-            )
+            _log.warning("the generation proves nothing any more, beginning anew")
             self._full, self._steps, self._full_at = None, None, 0.0
         return True
 

@@ -139,7 +139,7 @@ async def opened(settings: Settings, mapping: MappingFile, role: str) -> AsyncIt
         client = await connect(settings.mongo_uri.get_secret_value(), role)
         stack.callback(client.close)
         kafka = await access(settings)
-        targets = await targets_of(settings, kafka, mapping)
+        targets = await targets_of(settings, kafka, mapping, checkpoints)
         producer = Producer(kafka, role, targets.topics())
         await producer.start()
         stack.push_async_callback(producer.stop)

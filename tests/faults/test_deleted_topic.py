@@ -1,0 +1,57 @@
+"""A topic deleted by hand takes records along that were not applied: its collection is copied again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.hands import administering
+from tests.support.world import PARTITIONS, World, world
+from topics import document_key, partition_of
+from worker.embedded import Services
+
+
+@pytest.mark.parametrize("first", ["publish", "apply"])
+async def test_what_a_deleted_topic_held_is_copied_again_though_the_new_one_grows_past_it(
+    services: Services, tmp_path: Path, first: str
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        assert await w.stop("apply") == 0
+        await w.mongo["forms"].update_many({}, {"$set": {"name": "lost with its topic"}})
+        await w.published()
+        before = _stream(w, await w.ends())
+        assert await w.stop("publish") == 0
+        async with administering(services.kafka_bootstrap) as admin:
+            await admin.delete_topics([f"{w.name}.{w.name}.forms"])
+            while f"{w.name}.{w.name}.forms" in await admin.list_topics():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        if first == "apply":  # it makes the topic, and the publisher finds it there
+            await w.start("apply", "apply again")
+            await w.until(
+                "apply is ready", lambda: "apply ready" in (tmp_path / "apply again.log").read_text()
+            )
+        await w.start("publish", "publish again")
+        by_partition = {
+            partition_of(document_key(one["_id"]), PARTITIONS): one["_id"]
+            async for one in w.mongo["forms"].find({}, {"_id": 1})
+        }
+        assert len(by_partition) == PARTITIONS
+        for number in range(max(before)):
+            for id_ in by_partition.values():
+                await w.mongo["forms"].update_one({"_id": id_}, {"$set": {"submitCount": number}})
+        await w.published()
+        assert all(now >= end for now, end in zip(_stream(w, await w.ends()), before, strict=True))
+        if first == "publish":
+            await w.start("apply", "apply again")
+        await w.settled()
+        await w.assert_nothing_lost()
+
+
+def _stream(w: World, ends: dict[tuple[str, int], int]) -> list[int]:
+    return [ends.get((f"{w.name}.{w.name}.forms", n), 0) for n in range(PARTITIONS)]
