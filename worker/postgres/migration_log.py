@@ -8,6 +8,7 @@ from datetime import datetime
 
 import orjson
 
+from worker.errors import Fatal
 from worker.postgres.connect import Connection
 
 OUTCOMES = ("applied", "superseded", "absent", "echo", "switched", "parked", "dead_lettered", "control")
@@ -33,8 +34,10 @@ INSERT INTO crossfade.partition_progress AS p
     (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_applied_at)
 SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at,
     CASE WHEN heartbeat_at IS NOT NULL THEN clock_timestamp() END
-FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, next_offset bigint, records bigint,
-    {_COUNTED_TYPES}, heartbeat_at timestamptz)
+FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, first_offset bigint,
+    next_offset bigint, records bigint, {_COUNTED_TYPES}, heartbeat_at timestamptz)
+WHERE first_offset <= coalesce((SELECT next_offset FROM crossfade.partition_progress b
+    WHERE (b.topic, b.partition) = (r.topic, r.partition)), 0)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(p.next_offset, excluded.next_offset), records = p.records + excluded.records,
     {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at),
@@ -50,11 +53,16 @@ VALUES ($1, $2, $3, $4, $5, $6::jsonb, {", ".join(f"${n}" for n in range(7, 7 + 
 
 
 async def save_progress(connection: Connection, partitions: Mapping[Partition, PartitionTally]) -> None:
-    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2)."""
+    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2).
+
+    `Fatal` where a partition's records do not follow on what is stored. PostgreSQL may have become an older
+    one without our connection's ending: a pooler keeps it while it turns to another server.
+    """
     rows = [
         {
             "topic": topic,
             "partition": partition,
+            "first_offset": tally.first_offset,
             "next_offset": tally.last_offset + 1,
             "records": sum(tally.outcomes.values()),
             "heartbeat_at": tally.heartbeat_at,
@@ -62,7 +70,9 @@ async def save_progress(connection: Connection, partitions: Mapping[Partition, P
         }
         for (topic, partition), tally in sorted(partitions.items())
     ]
-    await connection.execute(_PROGRESS, orjson.dumps(rows))
+    status = await connection.execute(_PROGRESS, orjson.dumps(rows))
+    if int(status.rpartition(" ")[2]) < len(rows):
+        raise Fatal("PostgreSQL lacks what came before these records; starting again from its offsets")
 
 
 async def save_batch(
