@@ -82,6 +82,29 @@ async def test_an_older_postgresql_behind_a_pooler_catches_up_by_itself(
         assert await w.stop("run") == 0
 
 
+@pytest.mark.timeout(400)
+async def test_an_older_postgresql_hears_again_of_a_collection_that_was_dropped_since(
+    services: Services, tmp_path: Path
+) -> None:
+    async with _world(services, tmp_path) as (w, backup):
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        await backup.take()
+        await w.published()
+        assert await w.stop("apply") == 0  # without it nothing is removed
+        await w.mongo["forms"].drop()
+        await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'removing'", 1)
+        await w.published()
+        await backup.restore()
+        assert await w.ended("publish") == 1
+        await w.start("run", "run")
+        await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
+        await w.settled(180)
+        assert (await w.compare()).differences == []
+        assert await w.stop("run") == 0
+
+
 @pytest.mark.skipif(not LONG, reason="a long form; that records are gone is told by test_gaps.py too")
 @pytest.mark.timeout(600)
 async def test_an_older_postgresql_is_copied_again_where_kafka_has_nothing_more(

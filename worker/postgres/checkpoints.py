@@ -62,7 +62,7 @@ _SAVE = """
 UPDATE crossfade.checkpoint SET saved_at = now(),
     token = CASE WHEN coalesce(token_time, 0) <= $4 THEN $3 ELSE token END,
     token_time = greatest(token_time, $4)
-WHERE publisher = $1 AND incarnation = $2 RETURNING true
+WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) >= $5 RETURNING true
 """
 # The rows of a collection that this publisher's mapping no longer names fall behind from here on.
 _LEAVE = """
@@ -215,13 +215,14 @@ class Checkpoints:
         assert checkpoint is not None
         return checkpoint
 
-    async def save_token(self, incarnation: UUID, token: bytes, time: int) -> None:
-        """Save a token, never one older than what is saved.
+    async def save_token(self, incarnation: UUID, token: bytes, time: int, before: int) -> None:
+        """Save a token, never one older than what is saved. ``before``: the time of the one saved last, or 0.
 
-        `Fatal` when the checkpoint is another incarnation's, or gone: another publisher has begun anew, or
-        PostgreSQL was restored to an older state. Its token would stay as it is, until it is lost.
+        `Fatal` when the checkpoint is another incarnation's, gone, or behind what was saved: another publisher
+        has begun anew, or PostgreSQL was restored to an older state. That lacks what was asked for meanwhile,
+        as the copy of a collection that was dropped, and the stream must tell it again.
         """
-        arguments = self._publisher, incarnation, token, time
+        arguments = self._publisher, incarnation, token, time, before
         if not await self._run(lambda connection: connection.fetchval(_SAVE, *arguments)):
             raise Fatal("the checkpoint is no longer this publisher's", remedy="start publish again")
 
