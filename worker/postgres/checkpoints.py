@@ -218,9 +218,9 @@ class Checkpoints:
     async def save_token(self, incarnation: UUID, token: bytes, time: int, before: int) -> None:
         """Save a token, never one older than what is saved. ``before``: the time of the one saved last, or 0.
 
-        `Fatal` when the checkpoint is another incarnation's, gone, or behind what was saved: another publisher
-        has begun anew, or PostgreSQL was restored to an older state. That lacks what was asked for meanwhile,
-        as the copy of a collection that was dropped, and the stream must tell it again.
+        `Fatal` when the checkpoint is another incarnation's, gone, or behind what was saved: another
+        publisher has begun anew, or PostgreSQL was restored to an older state. That lacks what was asked for
+        meanwhile, as the copy of a collection that was dropped, and the stream must tell it again.
         """
         arguments = self._publisher, incarnation, token, time, before
         if not await self._run(lambda connection: connection.fetchval(_SAVE, *arguments)):
@@ -298,9 +298,13 @@ class Checkpoints:
             await self._run(lambda connection: connection.fetchval(_APPLIED, topics, partitions, offsets))
         )
 
-    async def forget_partitions(self, topics: Sequence[tuple[str, str, int]]) -> list[str]:
+    async def read_to(self) -> dict[migration_log.Partition, int]:
+        """Return the next offset of each partition that apply has read."""
+        return await self._run(migration_log.offsets)
+
+    async def forget_partitions(self, gone: Sequence[tuple[str, str, int]]) -> list[str]:
         """See `migration_log.forget_partitions`."""
-        return await self._run(lambda connection: migration_log.forget_partitions(connection, topics))
+        return await self._run(lambda connection: migration_log.forget_partitions(connection, gone))
 
     async def finish_copy(self, namespace: str, number: int) -> bool:
         """Save that the copy is whole; False: it is no longer the one that is wanted."""

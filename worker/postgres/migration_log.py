@@ -144,13 +144,11 @@ async def begin_partition_again(
 
 # The letters make room, as above. What is counted of the partitions stays counted.
 _FORGET = """
-WITH topics AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[]) AS t(topic, namespace, partitions)
-), gone AS (
-    UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL FROM topics t
-    WHERE p.topic = t.topic AND p.partition >= t.partitions
-        AND (p.next_offset > 0 OR p.heartbeat_at IS NOT NULL)
-    RETURNING t.namespace, p.topic, p.partition
+WITH gone AS (
+    UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL
+    FROM unnest($1::text[], $2::text[], $3::integer[]) AS g(namespace, topic, partition)
+    WHERE p.topic = g.topic AND p.partition = g.partition AND p.next_offset > 0
+    RETURNING g.namespace, p.topic, p.partition
 ), letters AS (
     UPDATE crossfade.dead_letter l SET "offset" = -dead_letter_id FROM gone g
     WHERE l.topic = g.topic AND l.partition = g.partition AND l."offset" >= 0
@@ -160,13 +158,15 @@ RETURNING namespace
 """
 
 
-async def forget_partitions(connection: Connection, topics: Sequence[tuple[str, str, int]]) -> list[str]:
-    """Say that topics have no partitions beyond a number: topic, namespace and number of each.
+async def forget_partitions(connection: Connection, gone: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Say that partitions are no more what was read of them: namespace, topic and number of each.
 
     Return the collections that had records there: their rows may lack documents, so they are copied again. A
     partition that no heartbeat reaches any more would otherwise be the furthest behind for ever.
     """
-    rows = await connection.fetch(_FORGET, *zip(*topics, strict=True))
+    if not gone:
+        return []
+    rows = await connection.fetch(_FORGET, *zip(*gone, strict=True))
     return [row[0] for row in rows]
 
 
