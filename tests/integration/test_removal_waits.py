@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from tests.support.hands import make_topic
 from tests.support.offsets import ends
@@ -63,7 +63,7 @@ async def _know(w: World, collection: Collection, time: int) -> None:
             (collection_id, row_id, tenant_id, version_time, version_order, state, batch_id)
         SELECT collection_id, $2, $3, $4, 0, 'live', 0 FROM crossfade.collection WHERE namespace = $1""",
         str(collection),
-        uuid4(),
+        UUID(int=0),  # the lowest, of which an application may make a document of its own
         uuid4(),
         time,
     )

@@ -96,7 +96,9 @@ WHERE namespace = $1 AND copies = $2 AND copy_state IN ('copying', 'removing') R
 _CANDIDATES = """
 SELECT d.row_id, d.tenant_id, d.document_id
 FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
-WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
+WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2
+    AND d.row_id >= coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+    AND d.row_id IS DISTINCT FROM $3
 ORDER BY d.row_id LIMIT $4
 """
 _FOLLOWED = "SELECT token_time >= $2 FROM crossfade.checkpoint WHERE publisher = $1"
@@ -274,8 +276,11 @@ class Checkpoints:
             await self._run(lambda connection: connection.fetchval(_BEGIN_REMOVAL, namespace, number))
         )
 
-    async def candidates(self, namespace: str, began: int, after: UUID, most: int) -> list[Candidate]:
-        """Return documents that nothing has shown since a clusterTime, in the order of row ids."""
+    async def candidates(self, namespace: str, began: int, after: UUID | None, most: int) -> list[Candidate]:
+        """Return documents that nothing has shown since a clusterTime, in the order of row ids.
+
+        ``after``: the last row id of those before; None at first, for the lowest UUID is an id too.
+        """
         rows = await self._run(
             lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
         )
