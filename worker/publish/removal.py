@@ -54,7 +54,7 @@ class Removal:
     ) -> int:
         """Return how many documents were gone. ``began``: clusterTime at which the copy began."""
         await self._barrier(target, began, still_wanted)
-        gone, after = 0, UUID(int=0)
+        gone, after = 0, None
         while candidates := await self.checkpoints.candidates(target.namespace, began, after, _AT_ONCE):
             await still_wanted()
             gone += await self._remove(target, incarnation, candidates)
