@@ -6,10 +6,9 @@ import signal
 from pathlib import Path
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 
-from tests.support.hands import administering
-from tests.support.offsets import ends
+from tests.support.hands import administering, make_topic
 from tests.support.world import PARTITIONS, World, world
 from worker.embedded import Services
 
@@ -21,21 +20,8 @@ async def test_records_that_retention_took_are_told_and_copied_again(
         await w.load(400)
         await w.start("publish", "publish")
         await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'copied'", 6)
-        topic = f"{w.name}.{w.name}.pages.copy"
-        admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
-        await admin.start()
-        await admin.delete_records(
-            {TopicPartition(topic, n): RecordsToDelete(before_offset=5) for n in range(PARTITIONS)}
-        )
-        # All of these: nothing that arrives later tells of the loss.
-        all_gone = f"{w.name}.{w.name}.forms.copy"
-        forms = {
-            TopicPartition(*place): end for place, end in (await ends(w)).items() if place[0] == all_gone
-        }
-        await admin.delete_records(
-            {place: RecordsToDelete(before_offset=end) for place, end in forms.items()}
-        )
-        await admin.close()
+        await empty(w, f"{w.name}.{w.name}.pages.copy", 5)
+        await empty(w, f"{w.name}.{w.name}.forms.copy")  # nothing that arrives later tells of this loss
         assert await w.stop("publish") == 0  # it would copy again before we have looked
         await w.start("apply", "apply")
         await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'invalid'", 2)
@@ -83,11 +69,11 @@ async def test_records_that_retention_took_from_a_slow_apply_are_told_and_copied
         assert "Kafka no longer has records" in (tmp_path / "apply.log").read_text()
 
 
-async def empty(w: World, topic: str) -> None:
-    """Take every record of a topic, as retention does."""
+async def empty(w: World, topic: str, before: int = -1) -> None:
+    """Take a topic's records before an offset, or all, as retention does."""
+    places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
     async with administering(w.kafka) as admin:
-        all_ = {TopicPartition(topic, n): RecordsToDelete(before_offset=-1) for n in range(PARTITIONS)}
-        await admin.delete_records(all_)
+        await admin.delete_records({place: RecordsToDelete(before_offset=before) for place in places})
 
 
 async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_again(
@@ -103,15 +89,49 @@ async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_a
         await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
         await w.published()
         assert await w.stop("publish") == 0
-        admin = AIOKafkaAdminClient(bootstrap_servers=services.kafka_bootstrap)
-        await admin.start()
-        await admin.delete_topics([f"{w.name}.{w.name}.pages"])
+        async with administering(w.kafka) as admin:
+            await admin.delete_topics([f"{w.name}.{w.name}.pages"])
         await w.mongo["leads"].update_many({}, {"$set": {"status": "new"}})
+        applied = f"FROM crossfade.partition_progress WHERE topic = '{w.name}.{w.name}.pages'"
+        read = await w.value(f"SELECT max(next_offset) {applied}")
         await w.start("publish", "publish again")  # makes the topic anew
+        for number in range(5):  # once its offsets are beyond those of the old one, they tell nothing
+            await w.mongo["pages"].update_many({}, {"$set": {"title": f"in the new topic {number}"}})
+        await w.published()
+        assert min(end for place, end in (await w.ends()).items() if place[0].endswith(".pages")) > read
         await w.start("apply", "apply again")
-        await w.mongo["pages"].update_one({}, {"$set": {"title": "in the new topic"}})
         await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
-        await admin.close()
         await w.settled()
         await w.assert_nothing_lost()
-        assert "deleted and made anew" in (tmp_path / "apply again.log").read_text()
+        assert "a topic was made anew, perhaps" in (tmp_path / "publish again.log").read_text()
+
+
+async def test_a_topic_that_was_made_anew_under_a_running_apply_is_read_from_its_begin(
+    services: Services, tmp_path: Path
+) -> None:
+    """Apply never sees the topic missing: its next offset lies beyond the new topic's end."""
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        for number in range(5):
+            await w.mongo["pages"].update_many({}, {"$set": {"note": f"in the old topic {number}"}})
+        await w.settled()
+        w.processes["apply"].send_signal(signal.SIGSTOP)
+        await w.mongo["pages"].update_many({}, {"$set": {"note": "in a topic that goes"}})
+        await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
+        await w.published()
+        assert await w.stop("publish") == 0
+        topic = f"{w.name}.{w.name}.pages"
+        async with administering(w.kafka) as admin:
+            await admin.delete_topics([topic])
+            while topic in await admin.list_topics():
+                pass
+        await make_topic(w.kafka, topic, PARTITIONS)
+        w.processes["apply"].send_signal(signal.SIGCONT)
+        await w.start("publish", "publish again")
+        await w.mongo["pages"].update_one({}, {"$set": {"note": "in the new topic"}})
+        await w.until_value("SELECT max(copies) FROM crossfade.collection", 2)
+        await w.settled()
+        await w.assert_nothing_lost()
+        assert "deleted and made anew" in (tmp_path / "apply.log").read_text()

@@ -78,6 +78,17 @@ async def kill_while_it_waits(run: Run) -> str:
     return f"pause {service}, and kill {role} after {seconds:.1f} s"
 
 
+async def kill_in_the_copy(run: Run) -> str:
+    """Kill the publisher while Kafka takes nothing of what the copy has read."""
+    begun = "SELECT count(*) FROM crossfade.collection WHERE copied > 0"
+    await run.w.until_value(begun, 1, 60)
+    seconds = run.rng.uniform(1.5, 4)
+    async with run.paused("kafka"):
+        await asyncio.sleep(seconds)
+        run.signal("publish")
+    return f"pause kafka in the copy, and kill publish after {seconds:.1f} s"
+
+
 async def cut(run: Run) -> str:
     name = run.rng.choice(sorted(run.proxies))
     run.proxies[name].cut()

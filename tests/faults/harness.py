@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.faults.faults import choose
+from tests.faults.faults import Fault, choose, kill_in_the_copy
 from tests.faults.run import Failed, Report, Run
 from tests.support.proxy import Proxy, proxy
 from tests.support.wall_clock import WallClocks
@@ -57,12 +57,12 @@ async def run_seed(
         run = Run(w, services, seed, proxies, clocks)
         rng = run.rng
         w.env["CROSSFADE_COPY_CHUNK"] = str(rng.choice([20, 100, 500]))
-        # Else the copy of so few documents is over before faults meet it.
-        w.env["CROSSFADE_COPY_RATE"] = str(rng.choice([0, 50]))
+        slow_copy = rng.random() < 0.5  # else it is over before faults meet it
+        w.env["CROSSFADE_COPY_RATE"] = "50" if slow_copy else "0"
         w.env["CROSSFADE_REPLICATION_ROLE"] = rng.choice(["replica", "replica", "origin"])
         await w.load(rng.choice([200, 600, 2000]), tenants=rng.randint(2, 8), seed=seed)
         try:
-            await _under_faults(run, seconds)
+            await _under_faults(run, seconds, [kill_in_the_copy] if slow_copy and rng.random() < 0.6 else [])
             await _at_rest(run)
         except (Exception, pytest.fail.Exception) as error:
             error.add_note(f"faults: {'; '.join(run.report.faults)}")
@@ -73,7 +73,7 @@ async def run_seed(
         return run.report
 
 
-async def _under_faults(run: Run, seconds: float) -> None:
+async def _under_faults(run: Run, seconds: float, first: Sequence[Fault]) -> None:
     rng, loop = run.rng, asyncio.get_running_loop()
     async with run.w.writes(rng.choice([40, 80, 150]), seed=run.report.seed) as writer:
         for name in ("publish", "apply", *(["apply second"] if rng.random() < 0.4 else [])):
@@ -81,6 +81,7 @@ async def _under_faults(run: Run, seconds: float) -> None:
         if rng.random() < 0.75:  # else faults meet the start
             leads = "SELECT count(*) FROM crossfade.checkpoint"
             await run.together(run.w.until_value(leads, 1, SETTLE_SECONDS))
+        run.report.faults += [told for fault in first for told in await run.together(fault(run))]
         until, least = loop.time() + seconds, rng.randint(3, 6)
         while loop.time() < until or len(run.report.faults) < least:
             await asyncio.sleep(rng.uniform(0.2, 2.5))

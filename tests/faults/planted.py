@@ -27,8 +27,12 @@ BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     # C6 for the copy: its cursor is saved before Kafka has the documents.
     "cursor-before-acknowledgement": Bug(
         "worker/publish/copy.py",
-        "        await acknowledged(sent.acknowledgements)\n        self.throttle.backlog.sent(_ends(sent))\n",
-        "",
+        "                acknowledgements = await self.producer.send_all(outgoing.records)\n",
+        "                last = read.reply.documents[-1]['_id']\n"
+        "                self._sent.append(_Sent([], read.collection, last, 0, {}))\n"
+        "                while self._sent:\n"
+        "                    await self._advance(target, place)\n"
+        "                acknowledgements = await self.producer.send_all(outgoing.records)\n",
     ),
     # C1: a token inside a clusterTime is taken for safe.
     "order-reset-on-resume": Bug(

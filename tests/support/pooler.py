@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.support.world import World
@@ -25,6 +26,7 @@ listen_port = {listen}
 unix_socket_dir =
 auth_type = trust
 auth_file = users
+admin_users = crossfade_sync
 pool_mode = transaction
 default_pool_size = {pool_size}
 max_client_conn = 100
@@ -64,6 +66,17 @@ async def pooler(w: World, pool_size: int) -> AsyncIterator[int]:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def switching(port: int) -> AsyncIterator[None]:
+    """Let PgBouncer's clients wait while the block puts another server in the place of theirs."""
+    console = await asyncpg.connect(f"postgresql://crossfade_sync@127.0.0.1:{port}/pgbouncer")
+    pausing = asyncio.create_task(console.execute("PAUSE"))  # until the last transaction has ended
+    yield
+    await pausing
+    await console.execute("RESUME")
+    console.terminate()
 
 
 def _configure(home: Path, w: World, listen: int, pool_size: int) -> None:

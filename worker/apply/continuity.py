@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -16,7 +17,7 @@ from worker.postgres.migration_log import Partition
 
 _log = structlog.get_logger()
 
-Work = Callable[[Connection], Awaitable[None]]
+Work = Callable[[Connection], Awaitable[Any]]
 Do = Callable[[Work], Awaitable[None]]
 """Does work in PostgreSQL, again and again until it is done."""
 
@@ -76,8 +77,8 @@ class Continuity:
         """Copy the collection again, or raise `Fatal` where Kafka still has what did not come."""
         if await next_record(self._kafka, *place, expected) < offset:
             raise Fatal("Kafka delivered records out of their order; reading again from PostgreSQL's offsets")
-        namespace = self._tell_gap(place, records=offset - expected)
-        await self._do(lambda connection: migration_log.invalidate_copies(connection, [namespace]))
+        begin = [(self._tell_gap(place, records=offset - expected), *place, offset)]
+        await self._do(lambda connection: migration_log.pass_over(connection, begin))
 
     def _tell_gap(self, place: Partition, **more: int) -> str:
         namespace = self._namespaces[place[0]]

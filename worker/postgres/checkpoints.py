@@ -62,7 +62,7 @@ _SAVE = """
 UPDATE crossfade.checkpoint SET saved_at = now(),
     token = CASE WHEN coalesce(token_time, 0) <= $4 THEN $3 ELSE token END,
     token_time = greatest(token_time, $4)
-WHERE publisher = $1 AND incarnation = $2 RETURNING true
+WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) >= $5 RETURNING true
 """
 # The rows of a collection that this publisher's mapping no longer names fall behind from here on.
 _LEAVE = """
@@ -96,7 +96,9 @@ WHERE namespace = $1 AND copies = $2 AND copy_state IN ('copying', 'removing') R
 _CANDIDATES = """
 SELECT d.row_id, d.tenant_id, d.document_id
 FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
-WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2 AND d.row_id > $3
+WHERE c.namespace = $1 AND d.state <> 'deleted' AND d.version_time <= $2
+    AND d.row_id >= coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+    AND d.row_id IS DISTINCT FROM $3
 ORDER BY d.row_id LIMIT $4
 """
 _FOLLOWED = "SELECT token_time >= $2 FROM crossfade.checkpoint WHERE publisher = $1"
@@ -215,13 +217,14 @@ class Checkpoints:
         assert checkpoint is not None
         return checkpoint
 
-    async def save_token(self, incarnation: UUID, token: bytes, time: int) -> None:
-        """Save a token, never one older than what is saved.
+    async def save_token(self, incarnation: UUID, token: bytes, time: int, before: int) -> None:
+        """Save a token, never one older than what is saved. ``before``: the time of the one saved last, or 0.
 
-        `Fatal` when the checkpoint is another incarnation's, or gone: another publisher has begun anew, or
-        PostgreSQL was restored to an older state. Its token would stay as it is, until it is lost.
+        `Fatal` when the checkpoint is another incarnation's, gone, or behind what was saved: another
+        publisher has begun anew, or PostgreSQL was restored to an older state. That lacks what was asked for
+        meanwhile, as the copy of a collection that was dropped, and the stream must tell it again.
         """
-        arguments = self._publisher, incarnation, token, time
+        arguments = self._publisher, incarnation, token, time, before
         if not await self._run(lambda connection: connection.fetchval(_SAVE, *arguments)):
             raise Fatal("the checkpoint is no longer this publisher's", remedy="start publish again")
 
@@ -273,8 +276,11 @@ class Checkpoints:
             await self._run(lambda connection: connection.fetchval(_BEGIN_REMOVAL, namespace, number))
         )
 
-    async def candidates(self, namespace: str, began: int, after: UUID, most: int) -> list[Candidate]:
-        """Return documents that nothing has shown since a clusterTime, in the order of row ids."""
+    async def candidates(self, namespace: str, began: int, after: UUID | None, most: int) -> list[Candidate]:
+        """Return documents that nothing has shown since a clusterTime, in the order of row ids.
+
+        ``after``: the last row id of those before; None at first, for the lowest UUID is an id too.
+        """
         rows = await self._run(
             lambda connection: connection.fetch(_CANDIDATES, namespace, began, after, most)
         )
@@ -301,9 +307,13 @@ class Checkpoints:
         """As `migration_log.forget_topics`."""
         return await self.do(lambda connection: migration_log.forget_topics(connection, topics))
 
-    async def forget_partitions(self, topics: Sequence[tuple[str, str, int]]) -> list[str]:
+    async def read_to(self) -> dict[migration_log.Partition, int]:
+        """Return the next offset of each partition that apply has read."""
+        return await self._run(migration_log.offsets)
+
+    async def forget_partitions(self, gone: Sequence[tuple[str, str, int]]) -> list[str]:
         """See `migration_log.forget_partitions`."""
-        return await self._run(lambda connection: migration_log.forget_partitions(connection, topics))
+        return await self._run(lambda connection: migration_log.forget_partitions(connection, gone))
 
     async def finish_copy(self, namespace: str, number: int) -> bool:
         """Save that the copy is whole; False: it is no longer the one that is wanted."""

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import orjson
 
+from worker.errors import Fatal
 from worker.postgres.connect import Connection
 
 OUTCOMES = ("applied", "superseded", "absent", "echo", "switched", "parked", "dead_lettered", "control")
@@ -34,8 +35,10 @@ INSERT INTO crossfade.partition_progress AS p
     (topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_time, heartbeat_applied_at)
 SELECT topic, partition, next_offset, records, {_COUNTED}, heartbeat_at, heartbeat_time,
     CASE WHEN heartbeat_at IS NOT NULL THEN clock_timestamp() END
-FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, next_offset bigint, records bigint,
-    {_COUNTED_TYPES}, heartbeat_at timestamptz, heartbeat_time bigint)
+FROM jsonb_to_recordset($1::jsonb) AS r(topic text, partition integer, first_offset bigint,
+    next_offset bigint, records bigint, {_COUNTED_TYPES}, heartbeat_at timestamptz, heartbeat_time bigint)
+WHERE first_offset <= coalesce((SELECT next_offset FROM crossfade.partition_progress b
+    WHERE (b.topic, b.partition) = (r.topic, r.partition)), 0)
 ON CONFLICT (topic, partition) DO UPDATE SET
     next_offset = greatest(p.next_offset, excluded.next_offset), records = p.records + excluded.records,
     {_ADDED}, heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at),
@@ -52,11 +55,16 @@ VALUES ($1, $2, $3, $4, $5, $6::jsonb, {", ".join(f"${n}" for n in range(7, 7 + 
 
 
 async def save_progress(connection: Connection, partitions: Mapping[Partition, PartitionTally]) -> None:
-    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2)."""
+    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2).
+
+    `Fatal` where a partition's records do not follow on what is stored. PostgreSQL may have become an older
+    one without our connection's ending: a pooler keeps it while it turns to another server.
+    """
     rows = [
         {
             "topic": topic,
             "partition": partition,
+            "first_offset": tally.first_offset,
             "next_offset": tally.last_offset + 1,
             "records": sum(tally.outcomes.values()),
             "heartbeat_at": tally.heartbeat_at,
@@ -65,7 +73,9 @@ async def save_progress(connection: Connection, partitions: Mapping[Partition, P
         }
         for (topic, partition), tally in sorted(partitions.items())
     ]
-    await connection.execute(_PROGRESS, orjson.dumps(rows))
+    status = await connection.execute(_PROGRESS, orjson.dumps(rows))
+    if int(status.rpartition(" ")[2]) < len(rows):
+        raise Fatal("PostgreSQL lacks what came before these records; starting again from its offsets")
 
 
 async def save_batch(
@@ -137,14 +147,11 @@ async def begin_partition_again(
 
 # The letters make room, as above. What is counted of the partitions stays counted.
 _FORGET = """
-WITH topics AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[]) AS t(topic, namespace, partitions)
-), gone AS (
+WITH gone AS (
     UPDATE crossfade.partition_progress p SET next_offset = 0, heartbeat_at = NULL, heartbeat_time = NULL
-    FROM topics t
-    WHERE p.topic = t.topic AND p.partition >= t.partitions
-        AND (p.next_offset > 0 OR p.heartbeat_at IS NOT NULL)
-    RETURNING t.namespace, p.topic, p.partition
+    FROM unnest($1::text[], $2::text[], $3::integer[]) AS g(namespace, topic, partition)
+    WHERE p.topic = g.topic AND p.partition = g.partition AND p.next_offset > 0
+    RETURNING g.namespace, p.topic, p.partition
 ), letters AS (
     UPDATE crossfade.dead_letter l SET "offset" = -dead_letter_id FROM gone g
     WHERE l.topic = g.topic AND l.partition = g.partition AND l."offset" >= 0
@@ -154,13 +161,15 @@ RETURNING namespace
 """
 
 
-async def forget_partitions(connection: Connection, topics: Sequence[tuple[str, str, int]]) -> list[str]:
-    """Say that topics have no partitions beyond a number: topic, namespace and number of each.
+async def forget_partitions(connection: Connection, gone: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Say that partitions are no more what was read of them: namespace, topic and number of each.
 
     Return the collections that had records there: their rows may lack documents, so they are copied again. A
     partition that no heartbeat reaches any more would otherwise be the furthest behind for ever.
     """
-    rows = await connection.fetch(_FORGET, *zip(*topics, strict=True))
+    if not gone:
+        return []
+    rows = await connection.fetch(_FORGET, *zip(*gone, strict=True))
     return [row[0] for row in rows]
 
 
@@ -172,11 +181,13 @@ async def forget_topics(connection: Connection, topics: Mapping[str, str]) -> li
     if not topics:
         return []
     async with connection.transaction():
-        await forget_partitions(connection, [(topic, namespace, 0) for topic, namespace in topics.items()])
+        known = await connection.fetch(_PARTITIONS, list(topics))
+        await forget_partitions(connection, [(topics[row[0]], row[0], row[1]) for row in known])
         rows = await connection.fetch(_HAD_TOPICS, list(topics.values()))
     return sorted(row[0] for row in rows)
 
 
+_PARTITIONS = "SELECT topic, partition FROM crossfade.partition_progress WHERE topic = ANY($1::text[])"
 _HAD_TOPICS = """
 UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = ANY($1::text[]) AND copies > 0
 RETURNING namespace

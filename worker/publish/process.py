@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from worker import metrics
 from worker.broker.access import Access, access
+from worker.broker.offsets import end_offsets
 from worker.broker.producer import Producer
 from worker.errors import CrossfadeError, MappingError, ServiceUnavailable
 from worker.mapping import Mapping, hashes, load
@@ -32,6 +33,8 @@ from worker.publish.throttle import Throttle
 from worker.settings import Settings, tag_sets
 
 _log = structlog.get_logger()
+
+_OFFSETS_WITHIN = 30.0  # seconds
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -71,10 +74,9 @@ async def _publish(
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
     checkpoint = await _checkpoint(checkpoints, heartbeat)
-    for namespace in await checkpoints.forget_partitions(_partitions(targets)):
+    for namespace in await checkpoints.forget_partitions(await _made_anew(kafka, checkpoints, targets)):
         _log.error(
-            "a topic was made anew with fewer partitions, perhaps with records that were not applied; "
-            "its collection is copied again",
+            "a topic was made anew, perhaps with records unread; its collection is copied again",
             collection=namespace,
         )
     metrics.publish_begins(target.namespace for target in targets.all)
@@ -171,13 +173,23 @@ def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targ
     )
 
 
-def _partitions(targets: Targets) -> list[tuple[str, str, int]]:
-    """Return each topic with its collection's namespace and its number of partitions."""
-    topics = targets.topics()
+async def _made_anew(kafka: Access, checkpoints: Checkpoints, targets: Targets) -> list[tuple[str, str, int]]:
+    """Return partitions that end before what apply has read of them, or are no more.
+
+    Their topic was deleted and made anew, by this start perhaps. Later nothing might show it: the offsets of
+    the new topic soon pass those of the old one. Kafka is asked second, for apply may be reading on.
+    """
+    read_to = await checkpoints.read_to()
+    try:
+        async with asyncio.timeout(_OFFSETS_WITHIN):
+            ends = await end_offsets(kafka, {name: one.partitions for name, one in targets.topics().items()})
+    except TimeoutError as error:
+        raise kafka.unreachable(error) from None
+    namespaces = {topic: one.namespace for one in targets.all for topic in (one.stream_topic, one.copy_topic)}
     return [
-        (topic, target.namespace, topics[topic].partitions)
-        for target in targets.all
-        for topic in (target.stream_topic, target.copy_topic)
+        (namespaces[place[0]], *place)
+        for place, offset in read_to.items()
+        if place[0] in namespaces and offset > ends.get(place, 0)
     ]
 
 

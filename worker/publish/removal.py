@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import structlog
 
@@ -52,7 +51,7 @@ class Removal:
     ) -> int:
         """Return how many documents were gone. ``began``: clusterTime at which the copy began."""
         await self._barrier(target, began, still_wanted)
-        gone, after = 0, UUID(int=0)
+        gone, after = 0, None
         while candidates := await self.checkpoints.candidates(target.namespace, began, after, _AT_ONCE):
             await still_wanted()
             gone += await self._remove(target, incarnation, candidates)

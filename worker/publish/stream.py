@@ -183,7 +183,8 @@ class StreamPublisher:
         if mark is None or mark.time <= self._saved:
             return
         failpoints.reach(failpoints.PUBLISH_BEFORE_TOKEN)
-        await self._checkpoints.save_token(self._incarnation.id, bytes(mark.token.raw), mark.time)
+        token = bytes(mark.token.raw)
+        await self._checkpoints.save_token(self._incarnation.id, token, mark.time, self._saved)
         self._saved = mark.time
         metrics.TOKEN_AGE.since({(): mark.time >> 32})
         failpoints.reach(failpoints.PUBLISH_AFTER_TOKEN)
