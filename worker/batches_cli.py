@@ -6,11 +6,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
 
-import asyncpg
 import click
 import orjson
 from bson import json_util
@@ -19,10 +17,8 @@ from bson.binary import UuidRepresentation
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mapping import load as load_mapping
 from worker.postgres import batches as log
-from worker.postgres import mapping_versions
 from worker.postgres.batches import Batch, Written
-from worker.postgres.connect import Connection, connect
-from worker.postgres.faults import describe
+from worker.postgres.connect import Connection
 from worker.postgres.replication import why_no_replica
 from worker.repair import rollback as rolling
 from worker.repair import send
@@ -30,13 +26,10 @@ from worker.repair.refetch import Fetched, Progress, Refetch
 from worker.repair.rollback import Outlook, Rollback, Undone
 from worker.settings import Settings, load
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _EXTENDED = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, uuid_representation=UuidRepresentation.STANDARD
 )
 _NUMBER = click.IntRange(1, 2**63 - 1)  # a bigint
-_WITHIN = 660.0  # seconds; the ledger is read as a whole, however long it is
 _TELL_EVERY = 2.0  # seconds
 _STATES = {"live": "live", "deleted": "deleted", "refetch": "held"}
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -230,26 +223,8 @@ async def _refetch(settings: Settings, batch_id: int | None, wait: float, as_jso
     _require_none_held(fetched, wait)
 
 
-@asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Connection]:
-    dsn = settings.postgres_dsn.get_secret_value()
-    connection = await connect(dsn, "batches", statement_timeout=_WITHIN)
-    try:
-        with mapping_versions.told_clearly():
-            try:
-                yield connection
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-                raise Transient(
-                    "apply or another transaction holds one of these documents; nothing was changed",
-                    remedy="try again",
-                ) from None
-            except asyncpg.ForeignKeyViolationError as error:
-                raise UsageError(
-                    f"rows of other documents refer to these ({describe(error)}); nothing was changed",
-                    remedy="let the sync role set session_replication_role (`crossfade check` says how)",
-                ) from None
-    finally:
-        connection.terminate()
+def _connected(settings: Settings) -> AbstractAsyncContextManager[Connection]:
+    return log.opened(settings.postgres_dsn.get_secret_value())
 
 
 def _ask(batch_id: int, outlook: Outlook, hold: bool) -> None:

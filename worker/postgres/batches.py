@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import orjson
 
+from worker.errors import Transient, UsageError
 from worker.postgres.checkpoints import document_id
-from worker.postgres.connect import Connection
+from worker.postgres.connect import Connection, connect
+from worker.postgres.faults import describe
 from worker.postgres.ledger import Key
+from worker.postgres.mapping_versions import told_clearly
 from worker.postgres.migration_log import OUTCOMES
+
+_WITHIN = 660.0  # seconds; the ledger is read as a whole, and a rollback's own limit is 600
+
+
+@asynccontextmanager
+async def opened(dsn: str) -> AsyncIterator[Connection]:
+    """Yield a connection for people's work on batches, with what PostgreSQL may say in one line."""
+    connection = await connect(dsn, "batches", statement_timeout=_WITHIN)
+    try:
+        with told_clearly():
+            try:
+                yield connection
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                raise Transient(
+                    "apply or another transaction holds one of these documents; nothing was changed",
+                    remedy="try again",
+                ) from None
+            except asyncpg.ForeignKeyViolationError as error:
+                raise UsageError(
+                    f"rows of other documents refer to these ({describe(error)}); nothing was changed",
+                    remedy="let the sync role set session_replication_role (`crossfade check` says how)",
+                ) from None
+    finally:
+        connection.terminate()
 
 
 class Batch(NamedTuple):
