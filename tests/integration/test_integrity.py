@@ -190,8 +190,7 @@ async def test_what_else_a_trigger_would_write_is_refused_and_told(
         checks = await checked(spaces_database)
         assert untrue(checks) == {"search vectors": None}
         assert (
-            "trigger finds on a temporary copy: PostgreSQL refuses (25006"
-            in checks["search vectors"].detail
+            "trigger finds on a temporary copy: PostgreSQL refuses (25006" in checks["search vectors"].detail
         )
         assert await connection.fetch("SELECT title FROM pages") == [("T",)]
         assert await connection.fetchval("SELECT last_value FROM crossfade.batch_id_seq") == before

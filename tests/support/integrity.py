@@ -44,13 +44,14 @@ async def checked(
     progress: list[str] | None = None,
     **other: Any,
 ) -> dict[str, Check]:
-    settings = Settings(
-        mongo_uri=SecretStr(database.services.mongo_uri),
-        postgres_dsn=SecretStr(database.services.dsn("crossfade_sync", database.name)),
-        kafka_bootstrap="",
-        mapping=mapping,
-        **{"postgres_reader_dsn": SecretStr(database.services.dsn(role, database.name)), **other},
-    )
+    given: dict[str, Any] = {
+        "mongo_uri": SecretStr(database.services.mongo_uri),
+        "postgres_dsn": SecretStr(database.services.dsn("crossfade_sync", database.name)),
+        "postgres_reader_dsn": SecretStr(database.services.dsn(role, database.name)),
+        "kafka_bootstrap": "",
+        "mapping": mapping,
+    }
+    settings = Settings(**given | other)
     told: list[str] = [] if progress is None else progress
     made = await run_integrity(settings, tenant=tenant, limit=limit, seconds=seconds, progress=told.append)
     assert [one.name for one in made] == ["mapping", *integrity.CHECKS]

@@ -14,7 +14,6 @@ from worker.errors import ServiceUnavailable
 from worker.mapping import Mapping as MappingFile
 from worker.postgres.catalog import Catalog
 from worker.postgres.connect import Connection
-from worker.postgres.faults import FAULTS, describe
 from worker.postgres.findings import Finding, Findings, some
 from worker.postgres.orphans import Reference, dangles, nested, read_references
 from worker.postgres.search_vectors import look_at_vectors
@@ -63,18 +62,17 @@ async def look_at_integrity(
     looked = Looked({check: Findings() for check in CHECKS})
     walker = Walker(connection, seconds, limit, tenant, progress)
     try:
-        catalog, references = await read_references(connection, mapping)
-        tables = await walked_tables(connection, mapping)
-        chosen = {name: table for name, table in tables.items() if tenant is None or table.tenant}
-        faults = [
-            *_dangling(mapping, tables, references, catalog),
-            *_without_tenant(mapping, tables, catalog),
-            *_children(mapping, tables, references, catalog),
-        ]
-    except FAULTS as error:
-        raise ServiceUnavailable(
-            f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
-        ) from None
+        async with walker.bounded("the catalog"):
+            catalog, references = await read_references(connection, mapping)
+            tables = await walked_tables(connection, mapping)
+    except NotLookedAt as error:
+        raise ServiceUnavailable(str(error), remedy="see what holds a table, then try again") from None
+    chosen = {name: table for name, table in tables.items() if tenant is None or table.tenant}
+    faults = [
+        *_dangling(mapping, tables, references, catalog),
+        *_without_tenant(mapping, tables, catalog),
+        *_children(mapping, tables, catalog),
+    ]
     for name, table in chosen.items():
         await _walk(walker, catalog, table, [one for one in faults if one.table == name], looked)
     for check, more in (
@@ -170,9 +168,7 @@ def _without_tenant(mapping: MappingFile, tables: Mapping[str, Walked], catalog:
         yield _Fault(TENANTS, table.name, told, condition, needs, data)
 
 
-def _children(
-    mapping: MappingFile, tables: Mapping[str, Walked], references: list[Reference], catalog: Catalog
-) -> Iterator[_Fault]:
+def _children(mapping: MappingFile, tables: Mapping[str, Walked], catalog: Catalog) -> Iterator[_Fault]:
     """Child rows without their parent's row, and those of another tenant than it."""
     for above, below in nested(mapping):
         parent, child = tables[above.table], tables[below.table]

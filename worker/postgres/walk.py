@@ -222,14 +222,18 @@ def _up_to(start: Range, key: str, upto: tuple[object, ...]) -> Range:
 
 
 _TABLES = "tables AS (SELECT n AS name, to_regclass(quote_ident(n)) AS oid FROM unnest($1::text[]) AS n)"
+# By what ANALYZE and VACUUM wrote down: asking for the size of a file would wait for a lock.
 _SIZES = f"""
 WITH {_TABLES}
 SELECT t.name, (SELECT format('%I.%I', n.nspname, own.relname) FROM pg_catalog.pg_class own
         JOIN pg_catalog.pg_namespace n ON n.oid = own.relnamespace WHERE own.oid = t.oid),
-    coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint, coalesce(sum(pg_table_size(c.oid)), 0)::bigint
+    coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint,
+    coalesce(sum(c.relpages::bigint + coalesce(o.relpages, 0)), 0)::bigint
+        * current_setting('block_size')::bigint
 FROM tables t CROSS JOIN LATERAL (
     SELECT t.oid::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(t.oid)
 ) AS part LEFT JOIN pg_catalog.pg_class c ON c.oid = part.oid AND c.relkind = 'r'
+LEFT JOIN pg_catalog.pg_class o ON o.oid = c.reltoastrelid
 GROUP BY t.name, t.oid
 """  # noqa: S608 - our own names
 _INDEXES = f"""
