@@ -1,4 +1,4 @@
-"""`crossfade check --integrity` of applications that are not Spaces, and what MongoDB has beside their rows."""
+"""`crossfade check --integrity` of other applications than Spaces, and what MongoDB has beside their rows."""
 
 from __future__ import annotations
 
