@@ -168,7 +168,8 @@ class _Compare:
             f"WITH made AS (INSERT INTO {copy} SELECT t.* FROM {source} WHERE {range_.where} "  # noqa: S608
             f"RETURNING {', '.join(dict.fromkeys([*key, *names]))}) "
             f"SELECT {self.table.named}, {', '.join(differ)} FROM {source} LEFT JOIN made ON {same} "
-            f"WHERE {range_.where} AND ({' OR '.join(differ)})"
+            f"WHERE {range_.where} AND ({' OR '.join(differ)}) "
+            f"ORDER BY {self.table.ordered}"
         )
 
 

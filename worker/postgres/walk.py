@@ -56,6 +56,11 @@ class Walked:
         return min(CHUNK, max(20, self.about * _CHUNK_BYTES // self.size))
 
     @property
+    def ordered(self) -> str:
+        """Return the columns of a row ``t`` that it is walked by, as SQL lists them."""
+        return ", ".join(f"t.{quoted(name)}" for name in self.order)
+
+    @property
     def named(self) -> str:
         """Return the SQL that names a row ``t``: its key as text, a slash between the columns."""
         return " || '/' || ".join(f"t.{quoted(name)}::text" for name in self.key)
@@ -121,7 +126,7 @@ class Walker:
         Without an index on the key the table is one chunk. ``temporary``: ``read`` may make temporary tables,
         and commits nothing.
         """
-        key = ", ".join(f"t.{quoted(name)}" for name in table.order)
+        key = table.ordered
         after: tuple[object, ...] | None = None
         seen = 0
         while True:
@@ -162,7 +167,7 @@ class Walker:
                 if here and (wanted := self.limit - len(met.ids)) > 0:
                     more = await self.connection.fetch(
                         f"SELECT {table.named} FROM {table.qualified} AS t WHERE {range_.where} AND ({sql}) "  # noqa: S608
-                        f"LIMIT {range_.next()}",
+                        f"ORDER BY {table.ordered} LIMIT {range_.next()}",
                         *range_.more(wanted),
                     )
                     met.ids += [row[0] for row in more]
