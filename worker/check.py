@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 import click
 import orjson
 
+from worker.clock import SYSTEM_CLOCK, Clock
+from worker.errors import ConfigurationError
+from worker.integrity import run_integrity
 from worker.prechecks import Check, run_checks
 from worker.settings import load
 
 _LIMIT, _SECONDS = 20, 60.0
+_SILENT = 2.0  # seconds between two lines of progress, and before the first
 _ANSWERS = {True: "ok", False: "FALSE", None: "unknown"}
 
 
@@ -24,7 +29,7 @@ _ANSWERS = {True: "ok", False: "FALSE", None: "unknown"}
     type=click.IntRange(0),
     default=_LIMIT,
     show_default=True,
-    help="Row ids to name of each reference that dangles.",
+    help="Row ids to name of each thing that is wrong.",
 )
 @click.option(
     "--timeout",
@@ -32,9 +37,16 @@ _ANSWERS = {True: "ok", False: "FALSE", None: "unknown"}
     type=click.FloatRange(0.1, 86_400),
     default=_SECONDS,
     show_default=True,
-    help="Seconds to search one reference for rows that are not there.",
+    help="Seconds that one statement may take: the search of one reference, or one chunk of a table.",
 )
-def check(as_json: bool, limit: int, seconds: float) -> None:
+@click.option(
+    "--integrity",
+    is_flag=True,
+    help="Look at the rows instead: counts, orphans, tenants, child rows, search vectors, uniqueness, dead "
+    "letters.",
+)
+@click.option("--tenant", type=click.UUID, help="With --integrity: only the rows of this tenant.")
+def check(as_json: bool, limit: int, seconds: float, integrity: bool, tenant: UUID | None) -> None:
     """Check mapping, tables, services, rights and references; changes nothing.
 
     Each check has a name, an answer and what to do. Exit 0 when all are true, 1 when one is false, 2 when one
@@ -45,13 +57,41 @@ def check(as_json: bool, limit: int, seconds: float) -> None:
       crossfade check
       crossfade check --json | jq .checks
       crossfade check --limit 1000 --timeout 600
+      crossfade check --integrity
+      crossfade check --integrity --tenant 6f1c2a4e-8d2b-4b57-9f5e-0a7d4c3b2a19 --json
     """
-    made = asyncio.run(run_checks(load(), limit=limit, seconds=seconds))
+    if tenant is not None and not integrity:
+        raise ConfigurationError("--tenant goes with --integrity", remedy="give both, or none")
+    settings = load()
+    made = asyncio.run(
+        run_integrity(
+            settings, tenant=tenant, limit=limit, seconds=seconds, progress=progress(SYSTEM_CLOCK, _told)
+        )
+        if integrity
+        else run_checks(settings, limit=limit, seconds=seconds)
+    )
     if as_json:
         click.echo(orjson.dumps(report(made), option=orjson.OPT_INDENT_2).decode())
     else:
         click.echo("\n".join(lines(made)))
     sys.exit(exit_code(made))
+
+
+def _told(line: str) -> None:
+    click.echo(f"check: {line}", err=True)
+
+
+def progress(clock: Clock, tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what tells a line every two seconds at most: none of work that is done before."""
+    last = clock.monotonic()
+
+    def told(line: str) -> None:
+        nonlocal last
+        if clock.monotonic() - last >= _SILENT:
+            last = clock.monotonic()
+            tell(line)
+
+    return told
 
 
 def exit_code(made: Sequence[Check]) -> int:

@@ -154,17 +154,17 @@ async def _postgresql(settings: Settings, mapping: Mapping | None) -> list[Check
         dsn = settings.postgres_dsn.get_secret_value()
         connection = await connect(dsn, "check", statement_timeout=ANSWER_WITHIN)
     except UsageError as error:
-        return [_failed(name, error), *_not_made(dependent, name)]
+        return [failed(name, error), *not_made(dependent, name)]
     try:
-        first = await _made(name, lambda: _control_schema(connection))
+        first = await answered(name, lambda: _control_schema(connection))
         if mapping is None:
-            return [first, *_not_made(dependent, "mapping")]
+            return [first, *not_made(dependent, "mapping")]
         wanted = settings.replication_role
         return [
             first,
-            await _made(_TABLES, lambda: tables(connection, mapping)),
-            await _made(_TRIGGERS, lambda: triggers(connection, mapping)),
-            await _made(_ROLE, lambda: replication_role(connection, mapping, wanted)),
+            await answered(_TABLES, lambda: tables(connection, mapping)),
+            await answered(_TRIGGERS, lambda: triggers(connection, mapping)),
+            await answered(_ROLE, lambda: replication_role(connection, mapping, wanted)),
         ]
     finally:
         connection.terminate()
@@ -177,24 +177,31 @@ async def _control_schema(connection: Connection) -> Check:
 
 
 async def _orphans(settings: Settings, mapping: Mapping | None, limit: int, seconds: float) -> list[Check]:
-    if settings.postgres_reader_dsn is None:
-        told = "needs a role that sees the rows of every tenant"
-        return [Check(_ORPHANS, None, told, "set CROSSFADE_POSTGRES_READER_DSN, as crossfade_reader")]
     if mapping is None:
-        return _not_made((_ORPHANS,), "mapping")
+        return not_made((_ORPHANS,), "mapping")
     try:
-        connection = await connect(
-            settings.postgres_reader_dsn.get_secret_value(),
-            "check",
-            setting="CROSSFADE_POSTGRES_READER_DSN",
-            statement_timeout=seconds + ANSWER_WITHIN,
-        )
+        connection = await connect_reader(settings, seconds)
     except UsageError as error:
-        return [_failed(_ORPHANS, error)]
+        return [failed(_ORPHANS, error)]
     try:
-        return [await _made(_ORPHANS, lambda: orphans(connection, mapping, limit, seconds))]
+        return [await answered(_ORPHANS, lambda: orphans(connection, mapping, limit, seconds))]
     finally:
         connection.terminate()
+
+
+async def connect_reader(settings: Settings, seconds: float) -> Connection:
+    """Return a connection that sees every tenant's rows; ``seconds``: the server's limit of a statement."""
+    if settings.postgres_reader_dsn is None:
+        raise ConfigurationError(
+            "needs a role that sees the rows of every tenant",
+            remedy="set CROSSFADE_POSTGRES_READER_DSN, as crossfade_reader",
+        )
+    return await connect(
+        settings.postgres_reader_dsn.get_secret_value(),
+        "check",
+        setting="CROSSFADE_POSTGRES_READER_DSN",
+        statement_timeout=seconds + ANSWER_WITHIN,
+    )
 
 
 async def _mongodb(settings: Settings, mapping: Mapping | None) -> list[Check]:
@@ -202,11 +209,11 @@ async def _mongodb(settings: Settings, mapping: Mapping | None) -> list[Check]:
     try:
         client = await connect_mongo(settings.mongo_uri.get_secret_value(), "check")
     except UsageError as error:
-        return [_failed(name, error), *_not_made(dependent, name)]
+        return [failed(name, error), *not_made(dependent, name)]
     try:
         first = Check(name, True, "reached; it is a replica set or mongos")
         if mapping is None:
-            return [first, *_not_made(dependent, "mapping")]
+            return [first, *not_made(dependent, "mapping")]
 
         async def collections() -> Check:
             missing = await missing_collections(client, mapping)
@@ -218,14 +225,14 @@ async def _mongodb(settings: Settings, mapping: Mapping | None) -> list[Check]:
             remedy = "mend the mapping, or set CROSSFADE_ALLOW_MISSING_COLLECTIONS=true when they come later"
             return Check(_COLLECTIONS, False, told, remedy)
 
-        return [first, await _made(_COLLECTIONS, collections)]
+        return [first, await answered(_COLLECTIONS, collections)]
     finally:
         client.close()
 
 
 async def _kafka(settings: Settings, mapping: Mapping | None) -> list[Check]:
     if mapping is None:
-        return _not_made(("kafka",), "mapping")
+        return not_made(("kafka",), "mapping")
     declared = declare(
         TopicNames(settings.topic_prefix),
         list(mapping.namespaces()),
@@ -244,23 +251,25 @@ async def _kafka(settings: Settings, mapping: Mapping | None) -> list[Check]:
         of_them = f"reached; of {len(declared)} topics {len(missing)} are to be created"
         return Check("kafka", True, of_them + lines)
 
-    return [await _made("kafka", topics)]
+    return [await answered("kafka", topics)]
 
 
-async def _made(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
+async def answered(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
     """Make a check; an error that a person can mend is its answer."""
     try:
         return await check()
     except UsageError as error:
-        return _failed(name, error)
+        return failed(name, error)
     except FAULTS as error:
         return Check(name, None, f"PostgreSQL does not answer ({describe(error)})", "check the server")
 
 
-def _failed(name: str, error: UsageError) -> Check:
+def failed(name: str, error: UsageError) -> Check:
+    """Return what an error makes of a check: unknown where it could not be asked, else false."""
     ok = None if isinstance(error, ServiceUnavailable | ConfigurationError) else False
     return Check(name, ok, error.message, error.remedy)
 
 
-def _not_made(names: Iterable[str], because: str) -> list[Check]:
+def not_made(names: Iterable[str], because: str) -> list[Check]:
+    """Return checks that another one comes before."""
     return [Check(name, None, f"not made: {because} comes first") for name in names]

@@ -122,6 +122,37 @@ async def test_a_reference_that_dangles_in_mongodb_is_an_orphan(services: Servic
         assert sorted(rows) == sorted(dangling)
 
 
+async def test_the_integrity_of_rows_that_the_pipeline_made(services: Services, tmp_path: Path) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(400)
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        code, out, err = await command(w, "check", "--integrity")
+        assert (code, err) == (0, "")
+        assert "FALSE" not in out and "unknown" not in out
+        users = await w.mongo["users"].count_documents({})
+        assert f"users: {users:,} rows; users in MongoDB: {users:,} documents (estimated)" in out
+        user = await w.mongo["users"].find_one({})
+        assert user is not None
+        await w.mongo["users"].delete_one({"_id": user["_id"]})
+        await w.settled()
+        tenant = str(user["tenantId"])
+        code, out, err = await command(w, "check", "--integrity", "--json", "--tenant", tenant)
+        assert (code, err) == (1, "")
+        checks = {one["name"]: one for one in json.loads(out)["checks"]}
+        assert answers(checks) == {"orphans": False}
+        counted = {one["table"]: one for one in checks["rows"]["findings"]}
+        assert counted["users"]["documents_are"] == "exact"
+        assert counted["users"]["documents"] == counted["users"]["rows"]
+        assert counted["users"]["tenants"] == [{"tenant": tenant, "rows": counted["users"]["rows"]}]
+        nobody = {"CROSSFADE_POSTGRES_READER_DSN": f"postgresql://x:s3cret@{NOWHERE}/x"}
+        code, out, _ = await command(w, "check", "--integrity", **nobody)
+        assert code == 2 and out.count("unknown") == 7 and "s3cret" not in out
+        code, out, err = await command(w, "check", "--tenant", tenant)
+        assert (code, out) == (2, "") and "--tenant goes with --integrity" in err
+
+
 async def rows_of(w: World, query: str) -> list[Any]:
     connection = await w.connect()
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from worker.check import exit_code, lines
+from worker.check import exit_code, lines, progress
+from worker.clock import SystemClock
 from worker.prechecks import Check, valid_mapping
 from worker.settings import Settings
 
@@ -30,6 +31,23 @@ def test_lines_for_people_are_aligned_and_end_with_what_to_do() -> None:
         "             -> mend",
         "unknown  c   ?",
     ]
+
+
+class _Clock(SystemClock):
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def test_progress_is_told_of_long_work_and_not_too_often() -> None:
+    clock, told = _Clock(), list[str]()
+    tell = progress(clock, told.append)
+    for second in range(1, 8):
+        clock.seconds = float(second)
+        tell(str(second))
+    assert told == ["2", "4", "6"]
 
 
 def test_collections_that_cannot_be_fenced_are_named(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ class Catalog:
     others: Sequence[str]
     """Further tables that the search_path finds."""
 
+    def unseen(self, *tables: str) -> str | None:
+        """Return what to tell where the role does not see all rows of these tables, as SQL writes them."""
+        live = {table.qualified: table for table in self.tables.values()}
+        for table in tables:
+            if table not in live or not live[table].all_seen():
+                return f"{self.role} does not see all rows of {table}"
+        return None
+
 
 _ROLE = """
 SELECT current_user::text, rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user

@@ -84,21 +84,10 @@ async def find_orphans(connection: Connection, mapping: Mapping, *, limit: int, 
             await connection.execute(
                 "SELECT set_config('statement_timeout', $1, true)", f"{seconds * 1000:.0f}"
             )
-            names = [table for one in mapping.collections.values() for table, _ in one.tables()]
-            foreign = await connection.fetch(_FOREIGN_KEYS, names)
-            written = {name: quoted(name) for name in names} | {row[1]: row[1] for row in foreign if row[4]}
-            catalog = await read_catalog(connection, written)
-            if missing := [name for name in names if name not in catalog.tables]:
-                raise SchemaError(f"the database lacks {', '.join(missing)}")
-            live = {table.qualified: table for table in catalog.tables.values()}
-            for reference in _references(mapping, catalog, foreign):
-                unseen = [
-                    one
-                    for one in (reference.table, reference.target)
-                    if one not in live or not live[one].all_seen()
-                ]
-                if unseen:
-                    skipped.append(f"{reference}: {catalog.role} does not see all rows of {unseen[0]}")
+            catalog, references = await read_references(connection, mapping)
+            for reference in references:
+                if unseen := catalog.unseen(reference.table, reference.target):
+                    skipped.append(f"{reference}: {unseen}")
                     continue
                 try:
                     async with connection.transaction():
@@ -114,6 +103,17 @@ async def find_orphans(connection: Connection, mapping: Mapping, *, limit: int, 
     except FAULTS as error:
         raise ServiceUnavailable(f"PostgreSQL does not answer ({describe(error)})") from None
     return Found(orphans, looked_at, skipped)
+
+
+async def read_references(connection: Connection, mapping: Mapping) -> tuple[Catalog, list[Reference]]:
+    """Return the tables that take part, and each reference once. `SchemaError`: a mapped table is missing."""
+    names = [table for one in mapping.collections.values() for table, _ in one.tables()]
+    foreign = await connection.fetch(_FOREIGN_KEYS, names)
+    written = {name: quoted(name) for name in names} | {row[1]: row[1] for row in foreign if row[4]}
+    catalog = await read_catalog(connection, written)
+    if missing := [name for name in names if name not in catalog.tables]:
+        raise SchemaError(f"the database lacks {', '.join(missing)}")
+    return catalog, list(_references(mapping, catalog, foreign))
 
 
 def _references(mapping: Mapping, catalog: Catalog, foreign: Iterable[Sequence[Any]]) -> Iterable[Reference]:
@@ -156,14 +156,27 @@ def _query(reference: Reference) -> str:
     if reference.array:
         source += f", unnest({wanted[0]}) AS e(id)"
         wanted, distinct = ["e.id"], "DISTINCT "
+    columns = ", ".join(f"k{place}" for place in range(1, len(reference.key) + 1))
+    return (
+        f"WITH orphan({columns}) AS MATERIALIZED (SELECT {distinct}{key} FROM {source} "  # noqa: S608
+        f"WHERE {_missing(reference, wanted)}) "
+        f"SELECT (SELECT count(*) FROM orphan), "
+        f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
+    )
+
+
+def dangles(reference: Reference) -> str:
+    """Return the condition on a row, called ``t``, that it refers to one which is not there."""
+    if reference.array:
+        source = f"unnest(t.{quoted(reference.columns[0])}) AS e(id)"
+        return f"EXISTS (SELECT FROM {source} WHERE {_missing(reference, ['e.id'])})"
+    return _missing(reference, [f"t.{quoted(name)}" for name in reference.columns])
+
+
+def _missing(reference: Reference, wanted: Sequence[str]) -> str:
+    """Return the condition that these values are set and name no row."""
     there = " AND ".join(
         f"o.{quoted(name)} = {value}" for name, value in zip(reference.target_columns, wanted, strict=True)
     )
     set_ = " AND ".join(f"{value} IS NOT NULL" for value in wanted)
-    columns = ", ".join(f"k{place}" for place in range(1, len(reference.key) + 1))
-    return (
-        f"WITH orphan({columns}) AS MATERIALIZED (SELECT {distinct}{key} FROM {source} WHERE {set_} "  # noqa: S608
-        f"AND NOT EXISTS (SELECT FROM {reference.target} AS o WHERE {there})) "
-        f"SELECT (SELECT count(*) FROM orphan), "
-        f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
-    )
+    return f"{set_} AND NOT EXISTS (SELECT FROM {reference.target} AS o WHERE {there})"
