@@ -26,7 +26,7 @@ from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.inspect_cli import inspect
-from worker.reconcile_cli import generations, mismatches, run_once
+from worker.reconcile_cli import generations, mismatches_, run_once
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -68,7 +68,7 @@ main.add_command(demo)
 main.add_command(copy)
 main.add_command(generations)
 main.add_command(inspect)
-main.add_command(mismatches)
+main.add_command(mismatches_)
 main.add_command(status)
 main.add_command(topics)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from topics import key_to_id
 from worker.errors import UsageError
 from worker.mapping.extended import as_id
-from worker.postgres import reconciliation
+from worker.postgres import mismatches, reconciliation
 from worker.postgres.connect import connect
 from worker.postgres.leadership import Leadership
 from worker.reconcile.reconciler import NotWanted, Reconciler, opened
@@ -70,7 +70,7 @@ async def _once(
             until = time.monotonic() + within
             while True:
                 await reconciler.look_again(tenant)
-                counts = await reconciliation.counts(reconciler.store, tenant)
+                counts = await mismatches.counts(reconciler.store, tenant)
                 settling = sum(count for state, _, count, _ in counts if state == "settling")
                 if not settling or time.monotonic() > until:
                     break
@@ -78,7 +78,7 @@ async def _once(
             settling, real = await reconciler.finish(generation)
         except NotWanted:
             continue
-        found = await reconciliation.mismatches(reconciler.store, tenant=tenant, limit=_LISTED)
+        found = await mismatches.read(reconciler.store, tenant=tenant, limit=_LISTED)
         sums = await reconciliation.sums(reconciler.store, generation.number)
         return {
             "generation": generation.number,
@@ -105,7 +105,7 @@ def _sum(row: Any) -> dict[str, Any]:
     }
 
 
-def told_mismatch(row: reconciliation.MismatchRow) -> dict[str, Any]:
+def told_mismatch(row: mismatches.MismatchRow) -> dict[str, Any]:
     """Return a mismatch as it is printed; ids, paths and types, never a value."""
     id_ = None if row["document_id"] is None else as_id(key_to_id(row["document_id"]))
     return {
@@ -176,8 +176,8 @@ def _table(listed: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-@click.group()
-def mismatches() -> None:
+@click.group(name="mismatches")
+def mismatches_() -> None:
     """Documents that do not fit: what the reconciler has found.
 
     \b
@@ -187,7 +187,7 @@ def mismatches() -> None:
     """
 
 
-@mismatches.command(name="list")
+@mismatches_.command(name="list")
 @click.option("--tenant", type=click.UUID, help="Of one tenant.")
 @click.option("--collection", help="Of one collection: database.name, as the mapping has it.")
 @click.option("--state", type=click.Choice(["settling", "real"]), help="Only these.")
@@ -216,10 +216,10 @@ def list_(tenant: UUID | None, collection: str | None, state: str | None, limit:
     sys.exit(1 if found else 0)
 
 
-async def _read(**which: Any) -> list[reconciliation.MismatchRow]:
+async def _read(**which: Any) -> list[mismatches.MismatchRow]:
     connection = await connect(load().postgres_dsn.get_secret_value(), "mismatches")
     try:
-        return await reconciliation.mismatches(connection, **which)
+        return await mismatches.read(connection, **which)
     finally:
         connection.terminate()
 

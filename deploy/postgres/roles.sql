@@ -1,5 +1,5 @@
--- The sync role as docker-compose.yml uses it: with a password, which `crossfade schema apply` never sets. It
--- keeps a role that is there. A demo password, known to everyone.
+-- The sync role and the reader as docker-compose.yml uses them: with passwords, which `crossfade schema apply` never sets. It
+-- keeps a role that is there. Demo passwords, known to everyone.
 
 DO $$
 BEGIN
@@ -8,4 +8,12 @@ BEGIN
     END IF;
 END
 $$;
+DO $$
+BEGIN
+    IF to_regrole('crossfade_reader') IS NULL THEN
+        CREATE ROLE crossfade_reader LOGIN NOSUPERUSER NOBYPASSRLS;
+    END IF;
+END
+$$;
+ALTER ROLE crossfade_reader PASSWORD 'demo-reader-password';
 ALTER ROLE crossfade_sync PASSWORD 'demo-sync-password';

@@ -111,6 +111,7 @@ EXCEPTIONS = {
     "worker/publish/copy.py": {"pymongo"},
     "worker/publish/process.py": {"pymongo"},
     "worker/publish/stream.py": {"pymongo"},
+    "worker/reconcile/process.py": {"pymongo"},
 }
 
 

@@ -22,8 +22,8 @@ class PartitionTally:
     first_offset: int
     last_offset: int
     heartbeat_at: datetime | None = None
-    heartbeat_time: int | None = None  # its clusterTime
     outcomes: dict[str, int] = field(default_factory=dict)
+    heartbeat_time: int | None = None  # its clusterTime
 
 
 _COUNTED = ", ".join(OUTCOMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -240,110 +240,6 @@ async def finish(
     row = await connection.fetchrow(_FINISH, generation.number, generation.tenant_id, documents, seconds)
     await connection.execute(_FORGET_OLD, KEPT)
     return None if row is None else (row[0], row[1])
-
-
-_COLUMNS = (
-    "namespace, row_id, collection, document_id, tenant_id, state, kind, reason, fields, generation, "
-    "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, "
-    "postgres_digest, repaired_at, repairs"
-)
-_CHANGED = (
-    *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),
-    *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
-)
-# What was seen before, by a recheck, stands: a walk that comes across it again knows less.
-_ADD = f"""
-INSERT INTO crossfade.mismatch ({_COLUMNS})
-SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
-    document_id bytea, tenant_id uuid, state text, kind text, reason text, fields jsonb, generation bigint,
-    first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
-    observed_time bigint,
-    version_time bigint, version_order integer, mongo_digest numeric, postgres_digest numeric,
-    repaired_at timestamptz, repairs integer)
-"""  # noqa: S608 - names of our own columns
-_ADD_NEW = _ADD + "ON CONFLICT (namespace, row_id) DO NOTHING"
-_SAVE = (
-    _ADD
-    + "ON CONFLICT (namespace, row_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _CHANGED)
-)
-_DROP = """
-DELETE FROM crossfade.mismatch m USING unnest($1::text[], $2::uuid[]) AS k(namespace, row_id)
-WHERE m.namespace = k.namespace AND m.row_id = k.row_id
-"""
-_PAGE = f"""
-SELECT {_COLUMNS} FROM crossfade.mismatch
-WHERE (namespace, row_id) > ($1, $2) AND ($3::uuid IS NULL OR tenant_id = $3)
-    AND ($4::text IS NULL OR namespace = $4) AND ($5::text IS NULL OR state = $5)
-    AND ($6::uuid IS NULL OR row_id = $6)
-ORDER BY namespace, row_id LIMIT $7
-"""  # noqa: S608
-_COUNT = """
-SELECT state, kind, count(*), min(first_seen_at) FROM crossfade.mismatch
-WHERE $1::uuid IS NULL OR tenant_id = $1 GROUP BY state, kind ORDER BY state, kind
-"""
-
-MismatchRow = dict[str, Any]
-"""A row of ``crossfade.mismatch``, its columns by name; digests are integers, ``fields`` a list."""
-
-
-async def add_mismatches(connection: Connection, rows: Iterable[MismatchRow]) -> None:
-    """Add what does not fit; what is known already stays as it is."""
-    if text := _texts(rows):
-        await connection.execute(_ADD_NEW, text)
-
-
-async def save_mismatches(connection: Connection, rows: Iterable[MismatchRow]) -> None:
-    """Save what a recheck has found."""
-    if text := _texts(rows):
-        await connection.execute(_SAVE, text)
-
-
-async def drop_mismatches(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
-    """Forget documents that fit now."""
-    await connection.execute(_DROP, [key[0] for key in keys], [key[1] for key in keys])
-
-
-async def mismatches(
-    connection: Connection,
-    after: tuple[str, UUID] = ("", UUID(int=0)),
-    *,
-    tenant: UUID | None = None,
-    namespace: str | None = None,
-    state: str | None = None,
-    row_id: UUID | None = None,
-    limit: int = 1000,
-) -> list[MismatchRow]:
-    """Return mismatches in order of collection and row id."""
-    rows = await connection.fetch(_PAGE, *after, tenant, namespace, state, row_id, limit)
-    found: list[MismatchRow] = []
-    for row in rows:
-        one = dict(row)
-        one["fields"] = orjson.loads(one["fields"])
-        for name in ("mongo_digest", "postgres_digest"):
-            one[name] = None if one[name] is None else int(one[name])
-        for name in ("row_id", "tenant_id"):
-            one[name] = None if one[name] is None else UUID(int=one[name].int)
-        found.append(one)
-    return found
-
-
-async def counts(connection: Connection, tenant: UUID | None = None) -> list[tuple[str, str, int, Any]]:
-    """Return state, kind, number and first moment of the mismatches there are."""
-    return [tuple(row) for row in await connection.fetch(_COUNT, tenant)]
-
-
-def _texts(rows: Iterable[MismatchRow]) -> bytes:
-    told = [
-        {
-            **row,
-            "document_id": None if row["document_id"] is None else "\\x" + row["document_id"].hex(),
-            "mongo_digest": None if row["mongo_digest"] is None else str(row["mongo_digest"]),
-            "postgres_digest": None if row["postgres_digest"] is None else str(row["postgres_digest"]),
-        }
-        for row in rows
-    ]
-    return orjson.dumps(told) if told else b""
 
 
 _HISTORY = """

@@ -16,7 +16,7 @@ from worker.broker.changes import Lost
 from worker.errors import Fatal, ServiceUnavailable, Transient
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.client import transient
-from worker.postgres import reconciliation
+from worker.postgres import mismatches, reconciliation
 from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.leadership import Leadership, leads
 from worker.postgres.reconciliation import Generation
@@ -187,7 +187,7 @@ class _Turns:
         if time.monotonic() < self._told_at + _TELL_EVERY:
             return
         self._told_at = time.monotonic()
-        counts = await reconciliation.counts(self._reconciler.store)
+        counts = await mismatches.counts(self._reconciler.store)
         metrics.MISMATCHES.set_to({(state, kind): count for state, kind, count, _ in counts})
         metrics.MISMATCH_AGE.since({(state, kind): at.timestamp() for state, kind, _, at in counts})
         clean = await reconciliation.clean(self._reconciler.store, self._settings.publisher)

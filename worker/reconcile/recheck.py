@@ -9,7 +9,7 @@ from uuid import UUID
 
 from topics import Version
 from worker.postgres.connect import Connection
-from worker.postgres.reconciliation import MismatchRow
+from worker.postgres.mismatches import MismatchRow
 from worker.reconcile.compare import Difference
 from worker.reconcile.judge import Identity, Look, Mismatch, Moment, first, judge
 from worker.reconcile.sides import Sides

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
-import asyncpg
-
 from topics import TopicNames, declare
 from worker import failpoints, metrics
 from worker.broker.access import Access, access
@@ -22,9 +20,9 @@ from worker.errors import ConfigurationError
 from worker.mapping import Mapping, Plans, load
 from worker.mongo.client import Client, connect
 from worker.mongo.preference import read_preference
-from worker.postgres import migration_log, reconciliation
+from worker.postgres import migration_log, mismatches, reconciliation
 from worker.postgres.checkpoints import Checkpoints
-from worker.postgres.connect import ANSWER_WITHIN
+from worker.postgres.connect import ANSWER_WITHIN, Connection
 from worker.postgres.connect import connect as connect_postgres
 from worker.postgres.reconciliation import Generation
 from worker.publish.real_collections import RealCollections
@@ -49,9 +47,9 @@ class Reconciler:
     mapping: Mapping
     client: Client
     kafka: Access
-    store: asyncpg.Connection
+    store: Connection
     """As the sync role: keeps what is found."""
-    reader: asyncpg.Connection
+    reader: Connection
     """As the role that sees every tenant's rows."""
     sides: Sides
     real: RealCollections
@@ -92,7 +90,7 @@ class Reconciler:
             found = [recheck.to_row(first(look, at, generation.number)) for look in step.looks]
             now = time.monotonic()
             async with self.store.transaction():
-                await reconciliation.add_mismatches(self.store, found)
+                await mismatches.add(self.store, found)
                 wanted = await reconciliation.advance(
                     self.store,
                     generation.number,
@@ -146,7 +144,7 @@ class Reconciler:
             if not changes.offsets:
                 break
             number, found = await recheck.changed(self.sides, self.reader, changes.ids, copying, generation)
-            await reconciliation.add_mismatches(self.store, map(recheck.to_row, found))
+            await mismatches.add(self.store, map(recheck.to_row, found))
             self._offsets |= changes.offsets
             looked_at += number
         metrics.RECONCILED.labels("changes").inc(looked_at)
@@ -156,14 +154,12 @@ class Reconciler:
         """Look again at what did not fit, as much as one sweep may; return how many documents."""
         copying, looked_at = await self.copying(), 0
         while looked_at < _MOST_IN_SWEEP:
-            rows = await reconciliation.mismatches(
-                self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE
-            )
+            rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
             before = [recheck.from_row(row) for row in rows]
             if before:
                 now, fit = await recheck.recheck(self.sides, self.reader, before, copying)
                 async with self.store.transaction():
-                    await reconciliation.save_mismatches(self.store, map(recheck.to_row, now))
+                    await mismatches.save(self.store, map(recheck.to_row, now))
                     await self._forget(fit)
                 failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
                 looked_at += len(before)
@@ -175,7 +171,7 @@ class Reconciler:
         return looked_at
 
     async def _forget(self, fit: list[Mismatch]) -> None:
-        await reconciliation.drop_mismatches(
+        await mismatches.drop(
             self.store, [(one.look.identity.namespace, one.look.identity.row_id) for one in fit]
         )
 
