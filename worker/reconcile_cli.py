@@ -61,6 +61,7 @@ async def _once(
     reconciler: Reconciler, tenant: UUID | None, within: float, told: Callable[[int, int], None]
 ) -> dict[str, Any]:
     while True:
+        await reconciler.follow({})
         generation = await reconciler.begin_full(tenant)
         documents, rows = generation.documents, generation.rows
         try:
@@ -69,7 +70,7 @@ async def _once(
                 told(documents, rows)
             until = time.monotonic() + within
             while True:
-                await reconciler.look_again(tenant)
+                await reconciler.look_again(await reconciler.copying(), tenant)
                 counts = await mismatches.counts(reconciler.store, tenant)
                 settling = sum(count for state, _, count, _ in counts if state == "settling")
                 if not settling or time.monotonic() > until:
@@ -159,7 +160,7 @@ def _tell(result: dict[str, Any]) -> None:
         return
     click.echo(f"NOT equal: {what}; {result['mismatches']:,} mismatches, {result['settling']:,} settling")
     _table(result["listed"])
-    click.echo("More: crossfade mismatches list; crossfade repair mends them.", err=True)
+    click.echo("More: crossfade mismatches list", err=True)
 
 
 def _table(listed: list[dict[str, Any]]) -> None:

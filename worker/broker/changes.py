@@ -95,6 +95,16 @@ class ChangeReader:
                 _note(changes.ids, record.value)
         return changes
 
+    async def ends(self, topics: Mapping[str, int]) -> dict[Partition, int]:
+        """Return the next offset to come of each partition of some topics."""
+        assert self._consumer is not None
+        places = [TopicPartition(topic, n) for topic, count in topics.items() for n in range(count)]
+        try:
+            ends = await self._consumer.end_offsets(places)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise Transient(f"Kafka does not tell its offsets ({type(error).__name__})") from None
+        return {(one.topic, one.partition): offset for one, offset in ends.items()}
+
     async def close(self) -> None:
         """Close the connection."""
         if self._consumer is not None:

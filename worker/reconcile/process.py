@@ -97,8 +97,8 @@ class _Turns:
         while True:
             now = time.monotonic()
             if now >= self._swept_at + SWEEP_EVERY:
-                self._swept_at = now
                 await self._sweep()
+                self._swept_at = time.monotonic()  # however long it took, the walk has its share
             if not await self._step():
                 await asyncio.sleep(max(0.0, self._swept_at + SWEEP_EVERY - time.monotonic()))
 
@@ -161,13 +161,14 @@ class _Turns:
         reconciler = self._reconciler
         assert self._changes is not None
         try:
-            looked_at = await reconciler.look_at_changes(self._changes.number)
+            copying = await reconciler.copying()
+            looked_at = await reconciler.look_at_changes(self._changes.number, copying)
         except Lost:
             _log.warning("Kafka no longer has all that was changed; everything is looked at anew")
             await reconciler.follow({})
             self._full, self._steps = await reconciler.begin_full(afresh=True), None
             return
-        looked_at += await reconciler.look_again()
+        looked_at += await reconciler.look_again(await reconciler.copying())
         place: dict[str, Any] = {"offsets": {}}
         for (topic, number), offset in reconciler.offsets.items():
             place["offsets"].setdefault(topic, {})[str(number)] = offset

@@ -15,7 +15,6 @@ from worker import failpoints, metrics
 from worker.broker.access import Access, access
 from worker.broker.admin import existing_topics
 from worker.broker.changes import ChangeReader
-from worker.broker.offsets import end_offsets
 from worker.errors import ConfigurationError
 from worker.mapping import Mapping, Plans, load
 from worker.mongo.client import Client, connect
@@ -120,7 +119,8 @@ class Reconciler:
         """End a generation; return how many documents are settling, and how many mismatches there are."""
         if (ended := await reconciliation.finish(self.store, generation)) is None:
             raise NotWanted
-        failpoints.reach(failpoints.RECONCILE_AFTER_FINISH)
+        if generation.kind == "full":
+            failpoints.reach(failpoints.RECONCILE_AFTER_FINISH)
         return ended
 
     # -- what was changed, and what did not fit
@@ -134,9 +134,8 @@ class Reconciler:
         """How far changes were looked at."""
         return self._offsets
 
-    async def look_at_changes(self, generation: int) -> int:
+    async def look_at_changes(self, generation: int, copying: set[str]) -> int:
         """Look at documents that were changed, and that apply has read; return how many."""
-        copying = await self.copying()
         until = await migration_log.offsets(self.reader)
         looked_at = 0
         while looked_at < _MOST_IN_SWEEP:
@@ -150,9 +149,9 @@ class Reconciler:
         metrics.RECONCILED.labels("changes").inc(looked_at)
         return looked_at
 
-    async def look_again(self, tenant: UUID | None = None) -> int:
+    async def look_again(self, copying: set[str], tenant: UUID | None = None) -> int:
         """Look again at what did not fit, as much as one sweep may; return how many documents."""
-        copying, looked_at = await self.copying(), 0
+        looked_at = 0
         while looked_at < _MOST_IN_SWEEP:
             rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
             before = [recheck.from_row(row) for row in rows]
@@ -178,7 +177,7 @@ class Reconciler:
     async def copying(self) -> set[str]:
         """Return the collections whose copy is not yet applied."""
         namespaces = {topic: name for name, (topic, _) in self.copies.items()}
-        ends = await end_offsets(self.kafka, dict(self.copies.values()))
+        ends = await self.changes.ends(dict(self.copies.values()))
         by_collection = {(namespaces[topic], topic, n): end for (topic, n), end in ends.items()}
         return await reconciliation.copying(self.reader, list(self.copies), by_collection)
 
