@@ -105,6 +105,8 @@ async def test_a_killed_reconciler_goes_on_and_counts_no_unfinished_generation(
         finished = await w.value(_FULL)
         assert finished == (1 if place in ("after_finish",) else 0) or place == "after_look"
         await w.start("reconcile", "second", CROSSFADE_RECONCILE_CHUNK="40")
+        told = tmp_path / "second.log"
+        await w.until("it goes on", lambda: '"reconciling"' in told.read_text())
         await w.until_value(_FULL, 1)
         sums = "SELECT count(*) FROM crossfade.generation_sum"
         documents = "SELECT sum(mongo_documents) FROM crossfade.generation_sum WHERE generation = 1"

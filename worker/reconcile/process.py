@@ -94,6 +94,7 @@ class _Turns:
     async def run(self) -> None:
         """Work for ever."""
         await self._follow()
+        _log.info("reconciling", generation=self._changes.number if self._changes else None)
         while True:
             now = time.monotonic()
             if now >= self._swept_at + SWEEP_EVERY:
