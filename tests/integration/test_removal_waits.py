@@ -16,6 +16,7 @@ from worker.embedded import Services
 from worker.mapping import hashes
 from worker.mongo.heartbeat import Heartbeat
 from worker.postgres.checkpoints import Checkpoints
+from worker.publish.real_collections import RealCollections
 from worker.publish.removal import Removal
 from worker.publish.target import Incarnation, Target
 
@@ -47,7 +48,8 @@ async def test_nothing_is_removed_before_kafka_has_all_that_came_before_the_copy
             if len(sent) == 3:
                 await checkpoints.save_token(checkpoint.incarnation, b"", time, 0)
 
-        removal = Removal(kafka, w.client, producer, checkpoints, w.mapping.sources())
+        real = RealCollections(w.client, checkpoints, w.mapping.sources())
+        removal = Removal(kafka, w.client, producer, checkpoints, real)
         target = Target(collection, str(collection), stream, copy, *[PARTITIONS] * 2, ROOM, ROOM)
         gone = await removal.run(target, Incarnation.of(checkpoint.incarnation, time - 1), time, still_wanted)
         await producer.stop()
