@@ -12,6 +12,7 @@ from worker.embedded import Services
 
 # These have tests of their own (test_lost_token.py, test_batches.py): a first copy has no removal.
 ELSEWHERE = {failpoints.REMOVAL_AFTER_SEND, failpoints.ROLLBACK_BEFORE_COMMIT}
+ELSEWHERE |= {name for name in failpoints.NAMES if name.startswith("reconcile.")}
 
 
 @pytest.mark.parametrize("place", sorted(failpoints.NAMES - ELSEWHERE))
