@@ -20,8 +20,6 @@ from bson.datetime_ms import DatetimeMS
 from topics import id_to_bson
 
 Document = dict[str, Any]
-MODULUS = 1 << 128
-"""Sums of digests are taken modulo this."""
 MOST_FIELDS = 50
 """Differing fields that are told of one document."""
 

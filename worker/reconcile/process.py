@@ -169,7 +169,7 @@ class _Turns:
             await reconciler.follow({})
             self._full, self._steps = await reconciler.begin_full(afresh=True), None
             return
-        looked_at += await reconciler.look_again(await reconciler.copying())
+        looked_at += await reconciler.look_again(copying)
         place: dict[str, Any] = {"offsets": {}}
         for (topic, number), offset in reconciler.offsets.items():
             place["offsets"].setdefault(topic, {})[str(number)] = offset

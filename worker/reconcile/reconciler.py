@@ -12,7 +12,7 @@ from uuid import UUID
 
 from topics import TopicNames, declare
 from worker import failpoints, metrics
-from worker.broker.access import Access, access
+from worker.broker.access import access
 from worker.broker.admin import existing_topics
 from worker.broker.changes import ChangeReader
 from worker.errors import ConfigurationError
@@ -45,14 +45,12 @@ class Reconciler:
     settings: Settings
     mapping: Mapping
     client: Client
-    kafka: Access
     store: Connection
     """As the sync role: keeps what is found."""
     reader: Connection
     """As the role that sees every tenant's rows."""
     sides: Sides
     real: RealCollections
-    stream: dict[str, int]
     copies: dict[str, tuple[str, int]]
     """Each collection's copy topic, and its partitions."""
     changes: ChangeReader
@@ -231,12 +229,10 @@ async def opened(settings: Settings, role: str) -> AsyncIterator[Reconciler]:
             settings,
             mapping,
             client,
-            kafka,
             store,
             reader,
             Sides(client, mapping, topics),
             RealCollections(client, checkpoints, mapping.sources()),
-            stream,
             {str(one): (names.copy(one), there[names.copy(one)]) for one in logicals},
             changes,
         )
