@@ -47,6 +47,8 @@ class Look:
     fields: Sequence[Difference] = ()
     told: str = ""
     """What more there is to say of the kind."""
+    parked: bool = False
+    """Whether an event of the document waits for another one, and is still to be applied."""
 
 
 class Moment(NamedTuple):
@@ -101,6 +103,8 @@ def judge(before: Mismatch, look: Look, moment: Moment) -> Mismatch | None:
         )
     if moment.copying:
         state, reason = "settling", "its collection's copy is not yet applied"
+    elif look.parked:
+        state, reason = "settling", "an event of it is parked"
     elif moment.applied is None or moment.applied < before.observed_time:
         state, reason = "settling", "apply has not come so far"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -132,6 +133,9 @@ class Sides:
                 if keys[row_id] not in shown.left
             }
             looks = await self._looks(reader, source, told, versions)
+            unfit = [look.identity.row_id for look in looks if look.kind is not None]
+            parked = await reconciliation.parked(reader, str(source.collection), unfit) if unfit else ()
+            looks = [replace(one, parked=True) if one.identity.row_id in parked else one for one in looks]
         left = [one for row_id, one in by_row.items() if keys[row_id] in shown.left]
         moment = Moment(datetime.now(UTC), shown.at.time << 32 | shown.at.inc, applied, copying)
         return looks, left, moment
