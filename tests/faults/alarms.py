@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ async def run_alarms(
                 await run.together(w.until_value("SELECT count(*) FROM crossfade.checkpoint", 1, 60))
                 run.keep("reconcile")
                 watching = asyncio.create_task(_watch(w))
+                await run.together(_lag(run))
                 until = asyncio.get_running_loop().time() + seconds
                 while asyncio.get_running_loop().time() < until:
                     await asyncio.sleep(run.rng.uniform(1, 10))
@@ -82,6 +84,17 @@ async def run_alarms(
             if watching is not None:
                 watching.cancel()
             await run.end()
+
+
+async def _lag(run: Run) -> None:
+    """Keep apply behind for long enough that several looks see the same unequal pair."""
+    await run.w.until_value(_FULL, 1, SETTLE_SECONDS)
+    settling = "SELECT count(*) FROM crossfade.mismatch WHERE checked_at - since > interval '3 s'"
+    while not await run.w.value(settling):
+        run.signal("apply", signal.SIGSTOP)
+        await asyncio.sleep(_LOOK_EVERY)
+    run.signal("apply", signal.SIGCONT)
+    run.report.faults.append("pause apply until a lag was seen for 3 s")
 
 
 async def _watch(w: World) -> None:
