@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ from worker.retry import Backoff
 DATABASE = "crossfade"
 COLLECTION = "heartbeat"
 NAMESPACE = f"{DATABASE}.{COLLECTION}"
+_MOST_WAITING = 10_000  # beats remembered: while apply is further behind, newer ones tell nothing more
 
 _log = structlog.get_logger()
 
@@ -30,6 +33,7 @@ class Heartbeat:
         self._collection = client[DATABASE].get_collection(COLLECTION, write_concern=majority)
         self._publisher = publisher
         self._count = 0
+        self._waiting: deque[tuple[int, float]] = deque()
 
     async def beat(self) -> Timestamp:
         """Write once; return the clusterTime of the write, which can no longer be rolled back.
@@ -42,8 +46,20 @@ class Heartbeat:
             await self._collection.replace_one(
                 {"_id": self._publisher}, document, upsert=True, session=session
             )
-            time: Any = session.operation_time  # a property, which motor's types take for a method
-        return time
+            at: Any = session.operation_time  # a property, which motor's types take for a method
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.append((at.time << 32 | at.inc, time.monotonic()))
+        return at
+
+    def waits(self, applied: int) -> float:
+        """Return for how many seconds the oldest beat of this process is on its way that is newer than
+        ``applied``, a clusterTime as one integer; 0: none is.
+
+        By this process's clock alone: a server's may be hours away from it, or stepped.
+        """
+        while self._waiting and self._waiting[0][0] <= applied:
+            self._waiting.popleft()
+        return time.monotonic() - self._waiting[0][1] if self._waiting else 0.0
 
     async def run(self, interval: float) -> None:
         """Write every ``interval`` seconds until cancelled; a failed write is tried again, told once."""

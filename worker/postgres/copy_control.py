@@ -17,23 +17,20 @@ LIMITS = ("rate", "max_lag", "max_replication_lag")
 class Control(NamedTuple):
     """What holds the copy back at one moment.
 
-    ``lag``: seconds that apply is behind, None when unknown; ``offsets``: how far it has read copy topics.
+    ``applied``: clusterTime of the heartbeat up to which apply has read every stream topic that has brought
+    one, None where none has; ``offsets``: how far it has read copy topics.
     """
 
     limits: Mapping[str, float | None]
     paused: frozenset[str]
-    lag: float | None
+    applied: int | None
     offsets: Mapping[tuple[str, int], int]
 
 
-# A heartbeat is up to its interval old when all is well, which is no lag: what counts is how long the last
-# one took, or how long the next one is overdue.
 _CONTROL = """
 SELECT rate, max_lag, max_replication_lag,
     (SELECT array_agg(namespace) FROM crossfade.collection WHERE copy_paused) AS paused,
-    (SELECT extract(epoch FROM max(greatest(heartbeat_applied_at - heartbeat_at,
-        clock_timestamp() - heartbeat_at - make_interval(secs => $2))))::float8
-     FROM crossfade.partition_progress WHERE heartbeat_at IS NOT NULL AND topic = ANY($1::text[])) AS lag
+    (SELECT min(heartbeat_time) FROM crossfade.partition_progress WHERE topic = ANY($1::text[])) AS applied
 FROM crossfade.copy_limits
 """
 _OFFSETS = """
@@ -50,14 +47,14 @@ _PAUSED = "SELECT namespace FROM crossfade.collection WHERE copy_paused"
 _LIMITS = "SELECT rate, max_lag, max_replication_lag FROM crossfade.copy_limits"
 
 
-async def read(
-    connection: Connection, topics: Sequence[str], copy_topics: Sequence[str], heartbeat_interval: float
-) -> Control:
+async def read(connection: Connection, topics: Sequence[str], copy_topics: Sequence[str]) -> Control:
     """Return what holds now; ``topics``: the stream topics whose heartbeats tell apply's lag."""
-    row = await connection.fetchrow(_CONTROL, topics, heartbeat_interval)
+    row = await connection.fetchrow(_CONTROL, topics)
     assert row is not None
     offsets = {(one[0], one[1]): one[2] for one in await connection.fetch(_OFFSETS, copy_topics)}
-    return Control({name: row[name] for name in LIMITS}, frozenset(row["paused"] or ()), row["lag"], offsets)
+    return Control(
+        {name: row[name] for name in LIMITS}, frozenset(row["paused"] or ()), row["applied"], offsets
+    )
 
 
 async def tell(connection: Connection, publisher: str, standing: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ async def _publish(
             collection=namespace,
         )
     metrics.publish_begins(target.namespace for target in targets.all)
-    throttle = _throttle(settings, client, checkpoints, targets)
+    throttle = _throttle(settings, client, checkpoints, targets, heartbeat)
     removal = Removal(
         kafka, client, producer, checkpoints, RealCollections(client, checkpoints, targets.sources)
     )
@@ -153,21 +153,22 @@ async def _require_collections(
         )
 
 
-def _throttle(settings: Settings, client: Client, checkpoints: Checkpoints, targets: Targets) -> Throttle:
+def _throttle(
+    settings: Settings, client: Client, checkpoints: Checkpoints, targets: Targets, heartbeat: Heartbeat
+) -> Throttle:
     limits = {
         "rate": settings.copy_rate,
         "max_lag": settings.copy_max_lag,
         "max_replication_lag": settings.copy_max_replication_lag,
     }
     topics = [target.stream_topic for target in targets.all]
-    interval = settings.heartbeat_interval
     return Throttle(
         client,
         checkpoints,
         settings.publisher,
         topics,
         [target.copy_topic for target in targets.all],
-        interval,
+        heartbeat,
         limits,
         settings.copy_enabled,
     )

@@ -16,6 +16,7 @@ import structlog
 
 from worker.clock import SYSTEM_CLOCK, Clock
 from worker.mongo.client import Client
+from worker.mongo.heartbeat import Heartbeat
 from worker.mongo.replication_lag import ReplicationLag, replication_lag
 from worker.postgres import copy_control
 from worker.postgres.checkpoints import Checkpoints
@@ -55,7 +56,7 @@ class Throttle:
     publisher: str
     topics: Sequence[str]
     copy_topics: Sequence[str]
-    heartbeat_interval: float
+    heartbeat: Heartbeat
     defaults: Mapping[str, float]
     enabled: bool
     clock: Clock = SYSTEM_CLOCK
@@ -79,9 +80,7 @@ class Throttle:
     async def look(self) -> None:
         """Read what holds now."""
         self._control = await self.checkpoints.do(
-            lambda connection: copy_control.read(
-                connection, self.topics, self.copy_topics, self.heartbeat_interval
-            )
+            lambda connection: copy_control.read(connection, self.topics, self.copy_topics)
         )
         now = self.clock.monotonic()
         self.backlog.look(self._control.offsets, now)
@@ -121,19 +120,26 @@ class Throttle:
         control = self._control
         if control is not None and namespace in control.paused:
             return Hold.PAUSE
-        if control is not None and self._beyond(self._coming(control), self._limit("max_lag") / 2):
+        if self._beyond(self._coming(), self._limit("max_lag") / 2):
             return Hold.APPLY_LAG
         if self._beyond(self._replication.seconds, self._limit("max_replication_lag")):
             return Hold.REPLICATION_LAG
         self._refill()
         return Hold.RATE if self._credit < 0 else None
 
-    def _coming(self, control: Control) -> float | None:
+    def _lag(self) -> float | None:
+        """Return the seconds that apply is behind, told by our own clock alone."""
+        if self._control is None or self._control.applied is None:
+            return None
+        return self.heartbeat.waits(self._control.applied)
+
+    def _coming(self) -> float | None:
         """Return the lag that is, or the greater one that what apply has been given will make of it.
 
         Half the limit is for what neither shows yet.
         """
-        return None if control.lag is None else max(control.lag, self.backlog.seconds)
+        lag = self._lag()
+        return None if lag is None else max(lag, self.backlog.seconds)
 
     def _beyond(self, lag: float | None, limit: float) -> bool:
         return bool(limit) and lag is not None and lag > limit
@@ -165,7 +171,7 @@ class Throttle:
             "enabled": self.enabled,
             "held_by": hold,
             **{name: self._limit(name) or None for name in copy_control.LIMITS},
-            "lag": self._control.lag if self._control is not None else None,
+            "lag": self._lag(),
             "replication_lag": self._replication.seconds if asked else None,
             "replication_lag_unknown": self._replication.unknown if asked else None,
         }
