@@ -47,6 +47,8 @@ class Look:
     fields: Sequence[Difference] = ()
     told: str = ""
     """What more there is to say of the kind."""
+    row_tenant: UUID | None = None
+    """The tenant that the row stands under, where ``tenant``, which is the document's, is another one."""
 
 
 class Moment(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -168,8 +169,9 @@ class Sides:
         for look in looks:
             row_id = look.identity.row_id
             expected = tenants.get(parents[row_id]) if row_id in parents else None
-            if look.kind is None and expected is not None and look.tenant != expected:
-                look = _of_tenant(look, "a row has another tenant than its parent document's row")
+            if look.kind in (None, "different") and expected is not None and look.tenant != expected:
+                told = "a row has another tenant than its parent document's row"
+                look = replace(look, kind="tenant", told=told, tenant=expected, row_tenant=look.tenant)
             result.append(look)
         return result
 
@@ -181,10 +183,10 @@ def _look(
     stored: Stored | None,
     version: Any,
 ) -> Look:
-    column = source.plan.table.tenant
-    tenant: UUID | None = None
-    if stored is not None and column is not None:
-        tenant = _stored_tenant(source, stored)
+    stands: UUID | None = None
+    if stored is not None and source.plan.table.tenant is not None:
+        stands = _stored_tenant(source, stored)
+    tenant = stands
 
     def look(
         kind: str | None, mongo: int | None, postgres: int | None, told: str = "", fields: Any = ()
@@ -197,8 +199,7 @@ def _look(
             document = without_ignored(source.mapping, bson.decode(raw.raw, _DECODED))
         except _UNREADABLE as error:
             return look("unreadable", None, None, f"the document cannot be read ({type(error).__name__})")
-        if tenant is None:
-            tenant = _tenant(source, document)
+        tenant = _tenant(source, document) or stands
         if source.plan.row_id(document["_id"]) != identity.row_id:
             return look("duplicate", digest(document), None, "the document's own row is another one")
     alone = digest(document) if document is not None and (stored is None or stored.number != 1) else None
@@ -215,22 +216,15 @@ def _look(
     if document is None:
         return look("extra", None, digest(rebuilt))
     compared = compare(document, rebuilt)
-    if compared.differences:
-        return look("different", compared.mongo, compared.postgres, "", compared.differences)
-    fitting = look(None, compared.mongo, compared.postgres)
-    expected = _tenant(source, document)
-    if column is not None and expected is not None and tenant != expected:
-        return _of_tenant(fitting, "its row stands under another tenant")
+    kind = "different" if compared.differences else None
+    seen = look(kind, compared.mongo, compared.postgres, "", compared.differences)
+    # Who can read a row matters more than what it says: so this is told first, with all that differs.
+    if stands != tenant:
+        return replace(seen, kind="tenant", told="its row stands under another tenant", row_tenant=stands)
     for table, rows in zip(source.plan.children, stored.children, strict=True):
         if table.tenant is not None and any(row[table.tenant] != tenant for row in rows):
-            return _of_tenant(fitting, f"a row of {table.table} stands under another tenant")
-    return fitting
-
-
-def _of_tenant(look: Look, told: str) -> Look:
-    return Look(
-        look.identity, "tenant", look.mongo, look.postgres, look.tenant, look.version, look.fields, told
-    )
+            return replace(seen, kind="tenant", told=f"a row of {table.table} stands under another tenant")
+    return seen
 
 
 def _tenant(source: Source, document: dict[str, Any]) -> UUID | None:

@@ -90,7 +90,7 @@ class Walk:
     def _concerned(self, look: Look) -> bool:
         if look.tenant is not None and look.tenant in self.switched:
             return False
-        return self.tenant is None or look.tenant == self.tenant
+        return self.tenant is None or self.tenant in (look.tenant, look.row_tenant)
 
     async def _documents(
         self, sources: Sources, logicals: Mapping[str, Collection], place: Place
@@ -238,5 +238,10 @@ def _sums(looks: Sequence[Look]) -> dict[SumKey, Sum]:
     sums: dict[SumKey, Sum] = {}
     for look in looks:
         key = look.identity.namespace, look.tenant
-        sums[key] = sums.get(key, Sum()).plus(look.mongo, look.postgres)
+        if look.row_tenant is None:
+            sums[key] = sums.get(key, Sum()).plus(look.mongo, look.postgres)
+        else:  # each side counts where it stands
+            sums[key] = sums.get(key, Sum()).plus(look.mongo, None)
+            beside = look.identity.namespace, look.row_tenant
+            sums[beside] = sums.get(beside, Sum()).plus(None, look.postgres)
     return sums
