@@ -183,12 +183,13 @@ class Walk:
         looks: list[Look] = []
         for collection, some in found.items():
             its = self.sides.source(str(collection))
-            ids = {document_key(one.document_id): one.document_id for one in some}
+            keys = [document_key(one.document_id) for one in some]
+            ids = {key: one.document_id for key, one in zip(keys, some, strict=True)}
             gone, _ = await absent(self.client, collection, ids, await self.sides.now())
             wrong = [
                 one
-                for one in some
-                if document_key(one.document_id) in gone or its.plan.row_id(one.document_id) != one.row_id
+                for key, one in zip(keys, some, strict=True)
+                if key in gone or its.plan.row_id(one.document_id) != one.row_id
             ]
             if wrong:
                 identities = [its.identity(one.row_id, one.document_id) for one in wrong]
