@@ -268,3 +268,15 @@ CLEAN_AGE = Age(
     "Since the end of the last generation in which everything was equal; no sample where there was none",
     RECONCILE,
 )
+# counter, documents: sent anew by the reconciler itself
+REPAIRS = Counter(
+    "crossfade_reconcile_repairs_total",
+    "Documents that the reconciler sent anew by itself",
+    registry=RECONCILE,
+)
+# gauge: 1 while more is wrong than may be repaired by itself
+REPAIR_STOPPED = Gauge(
+    "crossfade_reconcile_repair_stopped",
+    "1 while more is wrong than may be repaired by itself",
+    registry=RECONCILE,
+)

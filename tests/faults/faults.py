@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from contextlib import suppress
 from random import SystemRandom
 from typing import Any
@@ -31,7 +31,9 @@ async def kill_role(run: Run) -> str:
 
 async def die_at_failpoint(run: Run) -> str:
     name = run.rng.choice(sorted(run.roles))
-    ours = ("apply",) if name.startswith("apply") else ("publish", "copy", "removal")
+    ours = {"apply": ("apply",), "reconcile": ("reconcile",)}.get(
+        name.split()[0], ("publish", "copy", "removal")
+    )
     place = run.rng.choice([p for p in sorted(failpoints.NAMES) if p.split(".")[0] in ours])
     kind = run.rng.choice(["exit", "raise", f"hold:1:{run.rng.uniform(0.5, 4):.1f}"])
     count = run.rng.randint(1, 5)
@@ -290,12 +292,12 @@ FAULTS: dict[Fault, int] = {
 }
 
 
-def choose(run: Run) -> list[Fault]:
+def choose(run: Run, without: Container[Fault] = ()) -> list[Fault]:
     """Return one fault, or two that happen together."""
     count = 2 if run.rng.random() < 0.4 else 1
     chosen: list[Fault] = []
     while len(chosen) < count:
         one = run.rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-        if one not in chosen:
+        if one not in chosen and one not in without:
             chosen.append(one)
     return chosen

@@ -26,7 +26,7 @@ SETTLE_SECONDS = 300.0  # on a machine that does ten other things
 
 
 @asynccontextmanager
-async def _proxied(w: World) -> AsyncIterator[dict[str, Proxy]]:
+async def proxied(w: World) -> AsyncIterator[dict[str, Proxy]]:
     """Put proxies before MongoDB and PostgreSQL. Kafka's clients follow what the broker advertises."""
     async with AsyncExitStack() as stack:
         proxies: dict[str, Proxy] = {}
@@ -51,7 +51,7 @@ async def run_seed(
     clocks: WallClocks,
 ) -> Report:
     """Run one seed; `Failed` or an assertion says what went wrong. ``code``: the program's folder."""
-    async with world(services, directory) as w, _proxied(w) as proxies:
+    async with world(services, directory) as w, proxied(w) as proxies:
         w.code = code or w.code
         w.env["PYTHONFAULTHANDLER"] = "1"
         run = Run(w, services, seed, proxies, clocks)

@@ -74,3 +74,10 @@ def test_a_document_that_changes_at_every_look_says_so() -> None:
     for number in range(HOT):
         now = seen(replace(LOOK, mongo=100 + number), moment(2 + number, 10_000), now)
     assert (now.state, now.reason) == ("settling", "it changes faster than it can be compared")
+
+
+def test_a_document_with_a_parked_event_is_on_its_way() -> None:
+    once = seen(replace(LOOK, parked=True), moment(100, 90))
+    late = seen(replace(LOOK, parked=True), moment(200, 10_000), once)
+    assert (late.state, late.reason) == ("settling", "an event of it is parked")
+    assert seen(LOOK, moment(300, 10_000), late).state == "real"

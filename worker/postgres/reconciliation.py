@@ -51,6 +51,18 @@ async def versions(reader: Connection, namespace: str, ids: Sequence[UUID]) -> d
     return {row[0]: Version(row[1], row[2]) for row in rows}
 
 
+_PARKED = """
+SELECT row_id FROM crossfade.dead_letter
+WHERE row_id = ANY($2::uuid[]) AND state = 'parked' AND namespace = $1
+"""
+
+
+async def parked(connection: Connection, namespace: str, row_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of a real collection's documents have an event that waits for another one."""
+    rows = await connection.fetch(_PARKED, namespace, row_ids)
+    return {UUID(int=row[0].int) for row in rows}
+
+
 async def tenants(
     reader: Connection, table: str, key: str, column: str, ids: Sequence[UUID]
 ) -> dict[UUID, UUID]:

@@ -49,6 +49,8 @@ class Look:
     """What more there is to say of the kind."""
     row_tenant: UUID | None = None
     """The tenant that the row stands under, where ``tenant``, which is the document's, is another one."""
+    parked: bool = False
+    """Whether an event of the document waits for another one, and is still to be applied."""
 
 
 class Moment(NamedTuple):
@@ -103,6 +105,8 @@ def judge(before: Mismatch, look: Look, moment: Moment) -> Mismatch | None:
         )
     if moment.copying:
         state, reason = "settling", "its collection's copy is not yet applied"
+    elif look.parked:
+        state, reason = "settling", "an event of it is parked"
     elif moment.applied is None or moment.applied < before.observed_time:
         state, reason = "settling", "apply has not come so far"
     else:

@@ -37,16 +37,18 @@ async def look_at(
 
 async def recheck(
     sides: Sides, reader: Connection, before: Sequence[Mismatch], copying: Container[str]
-) -> tuple[list[Mismatch], list[Mismatch]]:
-    """Look again at mismatches; return them as they are now, and those that fit."""
+) -> tuple[list[Mismatch], list[Look]]:
+    """Look again at mismatches; return them as they are now, and the looks at those that fit."""
     known = {(one.look.identity.namespace, one.look.identity.row_id): one for one in before}
     now: list[Mismatch] = []
+    fit: list[Look] = []
     for look, moment in await look_at(sides, reader, [one.look.identity for one in before], copying):
         key = look.identity.namespace, look.identity.row_id
         if (after := judge(known[key], look, moment)) is not None:
             now.append(after)
-            del known[key]
-    return now, list(known.values())
+        else:
+            fit.append(look)
+    return now, fit
 
 
 async def changed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,16 +19,18 @@ from worker.errors import ConfigurationError
 from worker.mapping import Mapping, Plans, load
 from worker.mongo.client import Client, connect
 from worker.mongo.preference import read_preference
-from worker.postgres import migration_log, mismatches, reconciliation
+from worker.postgres import audit, migration_log, mismatches, reconciliation
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import ANSWER_WITHIN, Connection
 from worker.postgres.connect import connect as connect_postgres
 from worker.postgres.reconciliation import Generation
 from worker.publish.real_collections import RealCollections
 from worker.reconcile import recheck
-from worker.reconcile.judge import Mismatch, first
+from worker.reconcile.judge import Look, Mismatch, first
 from worker.reconcile.sides import Sides
 from worker.reconcile.walk import Step, Walk
+from worker.repair.repair import REPAIRED, Repair, evidence
+from worker.repair.send import Sender
 from worker.settings import Settings, tag_sets
 
 SWEEP_EVERY = 1.0  # seconds between looks at what was changed or did not fit
@@ -154,11 +156,7 @@ class Reconciler:
             rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
             before = [recheck.from_row(row) for row in rows]
             if before:
-                now, fit = await recheck.recheck(self.sides, self.reader, before, copying)
-                async with self.store.transaction():
-                    await mismatches.save(self.store, map(recheck.to_row, now))
-                    await self._forget(fit)
-                failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
+                await self.look_at(before, copying)
                 looked_at += len(before)
             if len(rows) < _MISMATCHES_AT_ONCE:
                 self._after = _FIRST
@@ -167,10 +165,39 @@ class Reconciler:
         metrics.RECONCILED.labels("again").inc(looked_at)
         return looked_at
 
-    async def _forget(self, fit: list[Mismatch]) -> None:
-        await mismatches.drop(
-            self.store, [(one.look.identity.namespace, one.look.identity.row_id) for one in fit]
-        )
+    async def look_at(self, before: Sequence[Mismatch], copying: set[str]) -> None:
+        """Look again at these mismatches; keep what does not fit, and forget what does."""
+        now, fit = await recheck.recheck(self.sides, self.reader, before, copying)
+        async with self.store.transaction():
+            await mismatches.save(self.store, map(recheck.to_row, now))
+            await self._forget(fit)
+        failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
+
+    def repair(self, sender: Sender, limit: int | None) -> Repair:
+        """Return what mends mismatches that are kept here; ``limit`` as `Repair.limit`."""
+        return Repair(sender, self.store, self.reader, Plans(self.mapping), limit)
+
+    async def _forget(self, fit: list[Look]) -> None:
+        """Forget what fits now; of what was repaired the audit log is told. In one transaction."""
+        looks = {(one.identity.namespace, one.identity.row_id): one for one in fit}
+        repaired = await mismatches.drop(self.store, list(looks))
+        if repaired:
+            found = [looks[key] for key in sorted(repaired)]
+            await audit.notes(
+                self.store,
+                REPAIRED,
+                [
+                    evidence(
+                        one.identity.collection,
+                        one.identity.row_id,
+                        one.tenant,
+                        one.kind,
+                        one.mongo,
+                        one.postgres,
+                    )
+                    for one in found
+                ],
+            )
 
     async def copying(self) -> set[str]:
         """Return the collections whose copy is not yet applied."""

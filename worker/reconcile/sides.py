@@ -81,11 +81,13 @@ class Sides:
             name: (plan.table.table, plan.table.key[0], plan.table.tenant or "")
             for name, plan in ((name, CollectionPlan(one)) for name, one in mapping.collections.items())
         }
+        self.planned = self._plans.find
+        """Return the plan of a namespace, or None where it is not mapped."""
         self.source = lru_cache(maxsize=10_000)(self._source)
         """Return the source of a real namespace; it must be mapped."""
 
     def _source(self, namespace: str) -> Source:
-        planned = self._plans.find(namespace)
+        planned = self.planned(namespace)
         assert planned is not None, "the collection is not mapped"
         found = self._mapping.sources().find(namespace)
         tenant = found.tenant if found else None
@@ -94,6 +96,13 @@ class Sides:
         plan = planned.plan
         documents = TargetDocuments([plan.table, *plan.children], rebuilder)
         return Source(Collection.parse(namespace), str(planned.logical), mapping, plan, rebuilder, documents)
+
+    async def named(self, reader: Connection, source: Source, row_id: UUID) -> Identity:
+        """Return the identity of the document that a row id stands for, as far as its row tells that."""
+        unknown = Identity(source.namespace, row_id, str(source.collection), None)
+        async with _snapshot(reader):
+            stored = await source.documents.rows(reader, [row_id])
+        return source.identity(row_id, _id_of(source, unknown, stored.get(row_id)))
 
     async def now(self) -> Timestamp:
         """Return a clusterTime that MongoDB has reached."""
@@ -143,6 +152,9 @@ class Sides:
                 if keys[row_id] not in shown.left
             }
             looks = await self._looks(reader, source, told, versions)
+            unfit = [look.identity.row_id for look in looks if look.kind is not None]
+            parked = await reconciliation.parked(reader, str(source.collection), unfit) if unfit else ()
+            looks = [replace(one, parked=True) if one.identity.row_id in parked else one for one in looks]
         left = [one for row_id, one in by_row.items() if keys[row_id] in shown.left]
         moment = Moment(datetime.now(UTC), shown.at.time << 32 | shown.at.inc, applied, copying)
         return looks, left, moment
