@@ -42,7 +42,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     false: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    """From the planting to the last one that was found."""
+    """From the end of the planting to the last one that was found."""
 
     @property
     def perfect(self) -> bool:
