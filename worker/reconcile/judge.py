@@ -47,6 +47,8 @@ class Look:
     fields: Sequence[Difference] = ()
     told: str = ""
     """What more there is to say of the kind."""
+    row_tenant: UUID | None = None
+    """The tenant that the row stands under, where ``tenant``, which is the document's, is another one."""
     parked: bool = False
     """Whether an event of the document waits for another one, and is still to be applied."""
 

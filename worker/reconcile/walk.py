@@ -90,7 +90,7 @@ class Walk:
     def _concerned(self, look: Look) -> bool:
         if look.tenant is not None and look.tenant in self.switched:
             return False
-        return self.tenant is None or look.tenant == self.tenant
+        return self.tenant is None or self.tenant in (look.tenant, look.row_tenant)
 
     async def _documents(
         self, sources: Sources, logicals: Mapping[str, Collection], place: Place
@@ -183,12 +183,13 @@ class Walk:
         looks: list[Look] = []
         for collection, some in found.items():
             its = self.sides.source(str(collection))
-            ids = {document_key(one.document_id): one.document_id for one in some}
+            keys = [document_key(one.document_id) for one in some]
+            ids = {key: one.document_id for key, one in zip(keys, some, strict=True)}
             gone, _ = await absent(self.client, collection, ids, await self.sides.now())
             wrong = [
                 one
-                for one in some
-                if document_key(one.document_id) in gone or its.plan.row_id(one.document_id) != one.row_id
+                for key, one in zip(keys, some, strict=True)
+                if key in gone or its.plan.row_id(one.document_id) != one.row_id
             ]
             if wrong:
                 identities = [its.identity(one.row_id, one.document_id) for one in wrong]
@@ -238,5 +239,10 @@ def _sums(looks: Sequence[Look]) -> dict[SumKey, Sum]:
     sums: dict[SumKey, Sum] = {}
     for look in looks:
         key = look.identity.namespace, look.tenant
-        sums[key] = sums.get(key, Sum()).plus(look.mongo, look.postgres)
+        if look.row_tenant is None:
+            sums[key] = sums.get(key, Sum()).plus(look.mongo, look.postgres)
+        else:  # each side counts where it stands
+            sums[key] = sums.get(key, Sum()).plus(look.mongo, None)
+            beside = look.identity.namespace, look.row_tenant
+            sums[beside] = sums.get(beside, Sum()).plus(None, look.postgres)
     return sums
