@@ -16,11 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from topics import key_to_id
-from worker.errors import UsageError
+from worker.broker.changes import Lost
+from worker.errors import Transient, UsageError
 from worker.mapping.extended import as_id
 from worker.postgres import mismatches, reconciliation
 from worker.postgres.connect import connect
 from worker.postgres.leadership import Leadership
+from worker.postgres.reconciliation import Generation
 from worker.reconcile.reconciler import NotWanted, Reconciler, opened
 from worker.settings import Settings, load
 
@@ -60,9 +62,11 @@ async def once(
 async def _once(
     reconciler: Reconciler, tenant: UUID | None, within: float, told: Callable[[int, int], None]
 ) -> dict[str, Any]:
+    changes = await _follow(reconciler, tenant)
+    await _copied(reconciler, within)
     while True:
-        await reconciler.follow({})
-        generation = await reconciler.begin_full(tenant)
+        # A part of one tenant's that was left under way is of changes that nobody follows.
+        generation = await reconciler.begin_full(tenant, afresh=tenant is not None)
         documents, rows = generation.documents, generation.rows
         try:
             async for step in reconciler.steps(generation):
@@ -70,27 +74,58 @@ async def _once(
                 told(documents, rows)
             until = time.monotonic() + within
             while True:
-                await reconciler.look_again(await reconciler.copying(), tenant)
+                # Also at what was changed while it walked.
+                swept = await reconciler.sweep(generation.number, tenant)
+                if changes is not None and not await reconciler.note_changes(changes, swept.looked_at):
+                    changes = await reconciler.begin_changes()
                 counts = await mismatches.counts(reconciler.store, tenant)
                 settling = sum(count for state, _, count, _ in counts if state == "settling")
-                if not settling or time.monotonic() > until:
+                if (swept.complete and not settling) or time.monotonic() > until:
                     break
                 await asyncio.sleep(_AGAIN_EVERY)
-            settling, real = await reconciler.finish(generation)
+            if not swept.complete:
+                raise Transient(
+                    f"not all that was changed meanwhile was looked at in {within:.0f} s",
+                    remedy="try again, with a longer --within",
+                )
+            ended = await reconciler.finish(generation)
         except NotWanted:
             continue
+        except Lost:
+            raise Transient(
+                "Kafka no longer has all that was changed meanwhile", remedy="try again"
+            ) from None
         found = await mismatches.read(reconciler.store, tenant=tenant, limit=_LISTED)
         sums = await reconciliation.sums(reconciler.store, generation.number)
         return {
             "generation": generation.number,
-            "equal": not settling and not real,
+            "equal": not any(ended),
             "documents": documents,
             "rows": rows,
-            "settling": settling,
-            "mismatches": real,
+            **ended._asdict(),
             "sums": [_sum(row) for row in sums],
             "listed": [told_mismatch(row) for row in found],
         }
+
+
+async def _follow(reconciler: Reconciler, tenant: UUID | None) -> Generation | None:
+    """Follow changes: for all tenants as the reconciler's process does, which may go on from there."""
+    if tenant is None:
+        return (await reconciler.go_on())[0]
+    await reconciler.follow({})
+    return None
+
+
+async def _copied(reconciler: Reconciler, within: float) -> None:
+    """Wait until every copy is applied: what it writes anew would have been compared before."""
+    until = time.monotonic() + within
+    while copying := await reconciler.copying():
+        if time.monotonic() > until:
+            raise Transient(
+                f"{', '.join(sorted(copying))}: not all copied and applied in {within:.0f} s",
+                remedy="`crossfade status` tells how far it is",
+            )
+        await asyncio.sleep(_AGAIN_EVERY)
 
 
 def _sum(row: Any) -> dict[str, Any]:

@@ -36,7 +36,10 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Both sides as they were read. ``kind`` None: they fit. Digests: None where there is nothing."""
+    """Both sides as they were read. ``kind`` None: they fit. Digests: None where there is nothing.
+
+    ``tenant`` is that of the rows, or the document's where there are none.
+    """
 
     identity: Identity
     kind: str | None
@@ -47,6 +50,13 @@ class Look:
     fields: Sequence[Difference] = ()
     told: str = ""
     """What more there is to say of the kind."""
+    mongo_tenant: UUID | None = None
+    """The document's; None where there is no document, or nobody can tell."""
+
+    @property
+    def tenants(self) -> set[UUID]:
+        """Whose rows and document these are; empty: that cannot be told, and it may be anyone's."""
+        return {one for one in (self.tenant, self.mongo_tenant) if one is not None}
 
 
 class Moment(NamedTuple):
@@ -120,4 +130,4 @@ _REASONS = {
 
 
 def _pair(look: Look) -> tuple[object, ...]:
-    return look.kind, look.version, look.mongo, look.postgres, look.tenant
+    return look.kind, look.version, look.mongo, look.postgres, look.tenant, look.mongo_tenant

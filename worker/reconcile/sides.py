@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -152,8 +153,8 @@ class Sides:
         """Look whether rows have the tenant of their parent document's row."""
         parents: dict[UUID, UUID] = {}
         name = ""
-        for row_id, (_, raw, stored) in told.items():
-            if raw is None or stored is None:
+        for row_id, (_, raw, _) in told.items():
+            if raw is None:
                 continue
             try:
                 parent = source.plan.owner(bson.decode(raw.raw, _DECODED))[1]
@@ -167,9 +168,11 @@ class Sides:
         result: list[Look] = []
         for look in looks:
             row_id = look.identity.row_id
-            expected = tenants.get(parents[row_id]) if row_id in parents else None
-            if look.kind is None and expected is not None and look.tenant != expected:
-                look = _of_tenant(look, "a row has another tenant than its parent document's row")
+            own = tenants.get(parents[row_id]) if row_id in parents else None
+            if own is not None:
+                look = replace(look, tenant=look.tenant or own, mongo_tenant=own)
+                if look.kind is None and look.tenant != own:
+                    look = _of_tenant(look, "a row has another tenant than its parent document's row")
             result.append(look)
         return result
 
@@ -186,10 +189,12 @@ def _look(
     if stored is not None and column is not None:
         tenant = _stored_tenant(source, stored)
 
+    own: UUID | None = None
+
     def look(
         kind: str | None, mongo: int | None, postgres: int | None, told: str = "", fields: Any = ()
     ) -> Look:
-        return Look(identity, kind, mongo, postgres, tenant, version, fields, told)
+        return Look(identity, kind, mongo, postgres, tenant, version, fields, told, own)
 
     document: dict[str, Any] | None = None
     if raw is not None:
@@ -197,8 +202,8 @@ def _look(
             document = without_ignored(source.mapping, bson.decode(raw.raw, _DECODED))
         except _UNREADABLE as error:
             return look("unreadable", None, None, f"the document cannot be read ({type(error).__name__})")
-        if tenant is None:
-            tenant = _tenant(source, document)
+        own = _tenant(source, document)
+        tenant = own if tenant is None else tenant
         if source.plan.row_id(document["_id"]) != identity.row_id:
             return look("duplicate", digest(document), None, "the document's own row is another one")
     alone = digest(document) if document is not None and (stored is None or stored.number != 1) else None
@@ -218,8 +223,7 @@ def _look(
     if compared.differences:
         return look("different", compared.mongo, compared.postgres, "", compared.differences)
     fitting = look(None, compared.mongo, compared.postgres)
-    expected = _tenant(source, document)
-    if column is not None and expected is not None and tenant != expected:
+    if column is not None and own is not None and tenant != own:
         return _of_tenant(fitting, "its row stands under another tenant")
     for table, rows in zip(source.plan.children, stored.children, strict=True):
         if table.tenant is not None and any(row[table.tenant] != tenant for row in rows):
@@ -228,9 +232,7 @@ def _look(
 
 
 def _of_tenant(look: Look, told: str) -> Look:
-    return Look(
-        look.identity, "tenant", look.mongo, look.postgres, look.tenant, look.version, look.fields, told
-    )
+    return replace(look, kind="tenant", told=told)
 
 
 def _tenant(source: Source, document: dict[str, Any]) -> UUID | None:

@@ -1,0 +1,17 @@
+-- What a generation proves, and for whom.
+
+SET LOCAL ROLE crossfade_owner;
+
+ALTER TABLE crossfade.generation
+    ADD COLUMN copies bigint NOT NULL DEFAULT 0,  -- begun so far, when it began: each writes rows anew
+    ADD COLUMN began_time bigint,                 -- a clusterTime before all that it read
+    ADD COLUMN held bigint,                       -- at its end: documents that wait to be fetched again
+    ADD COLUMN ended_in bigint,                   -- the newest generation at its end; NULL: not ended
+    -- Tenants of which something was wrong at its end, known then or later; the nil UUID: any of them.
+    ADD COLUMN unclean uuid[] NOT NULL DEFAULT '{}';
+
+-- The tenant that the document has; `tenant_id` is that of its rows, where there are any.
+ALTER TABLE crossfade.mismatch ADD COLUMN mongo_tenant_id uuid;
+CREATE INDEX ON crossfade.mismatch (mongo_tenant_id);
+
+RESET ROLE;

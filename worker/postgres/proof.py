@@ -1,0 +1,90 @@
+"""Which generation was clean: at its end nothing was wrong, for all tenants or for one.
+
+A generation's end tells what was wrong then (`reconciliation.finish`), and what turns out to have been wrong
+since is added (`spoil`). What was only settling at its end has yet to be seen to fit: until then the
+generation does not count. It says nothing without a full one that ended before it, about the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from worker.postgres.connect import Connection
+from worker.postgres.mismatches import ANY, CONCERNS
+from worker.postgres.reconciliation import FORWARD, MOST_TOLD, STANDS
+
+# {tenant}: an expression, NULL for all. Order is told by numbers, as clocks go back; two generations that
+# ended in the same one are told apart by the clock. A rollback's floor: what was seen before the tenant came
+# back to MongoDB was of other rows.
+_CLEAN = f"""
+SELECT g.generation, g.finished_at FROM crossfade.generation g
+WHERE {STANDS.format("$1")} AND (tenant_id IS NULL OR tenant_id = {{tenant}})
+    AND CASE WHEN {{tenant}} IS NULL THEN unclean = '{{{{}}}}'
+        ELSE NOT unclean && ARRAY[{{tenant}}, {ANY}] END
+    AND ended_in < coalesce((SELECT min(generation) FROM crossfade.mismatch
+        WHERE {CONCERNS.format("{tenant}")}), 9223372036854775807)
+    AND EXISTS (SELECT FROM crossfade.generation f
+        WHERE f.kind = 'full' AND f.ended_in <= g.ended_in AND f.finished_at <= g.finished_at
+        AND (f.tenant_id IS NULL OR f.tenant_id = {{tenant}}) AND NOT f.given_up
+        AND (f.incarnation, f.mapping_changes, f.copies) IS NOT DISTINCT FROM
+            (g.incarnation, g.mapping_changes, g.copies)
+        AND coalesce(f.began_time, 0) >= coalesce((SELECT max(floor) FROM crossfade.tenant t
+            WHERE {FORWARD} AND ({{tenant}} IS NULL OR t.tenant_id = {{tenant}})), 0))
+ORDER BY ended_in DESC, finished_at DESC LIMIT 1
+"""  # noqa: S608 - names of our own columns
+_CLEAN_FOR = _CLEAN.format(tenant="$2::uuid")
+_BY_TENANT = f"""
+SELECT o.tenant_id, c.generation, c.finished_at
+FROM crossfade.tenant o LEFT JOIN LATERAL ({_CLEAN.format(tenant="o.tenant_id")}) c ON true
+WHERE {FORWARD} AND ($2::uuid IS NULL OR o.tenant_id = $2)
+ORDER BY c.finished_at NULLS FIRST, o.tenant_id LIMIT $3
+"""  # noqa: S608
+_SPOIL = f"""
+UPDATE crossfade.generation g SET unclean = (
+    SELECT CASE WHEN count(*) > {MOST_TOLD} THEN ARRAY[{ANY}] ELSE array_agg(tenant) END FROM (
+        SELECT unnest(g.unclean) AS tenant
+        UNION SELECT coalesce(k.tenant, {ANY}) FROM unnest($1::uuid[], $2::bigint[]) AS k(tenant, first)
+        WHERE k.first <= g.ended_in) AS u)
+WHERE ended_in >= $3
+"""  # noqa: S608
+
+
+class Clean(NamedTuple):
+    """A generation at whose end nothing was wrong."""
+
+    generation: int
+    ended_at: datetime
+
+
+class CleanFor(NamedTuple):
+    """A tenant whose rows follow MongoDB, and the last generation that was clean for it."""
+
+    tenant_id: UUID
+    clean: Clean | None
+
+
+async def clean(connection: Connection, publisher: str, tenant: UUID | None = None) -> Clean | None:
+    """Return the last generation that was clean for a tenant, or for all."""
+    row = await connection.fetchrow(_CLEAN_FOR, publisher, tenant)
+    return None if row is None else Clean(row[0], row[1])
+
+
+async def clean_by_tenant(
+    connection: Connection, publisher: str, tenant: UUID | None, limit: int
+) -> list[CleanFor]:
+    """Return tenants, or one, whose rows follow MongoDB: first those without a clean generation."""
+    rows = await connection.fetch(_BY_TENANT, publisher, tenant, limit)
+    return [CleanFor(UUID(int=row[0].int), None if row[1] is None else Clean(row[1], row[2])) for row in rows]
+
+
+async def spoil(connection: Connection, found: Iterable[tuple[UUID | None, int]]) -> None:
+    """Let generations be unclean for tenants (None: for any) that ended when something was wrong.
+
+    ``found``: by tenant, the newest generation when that was seen first.
+    """
+    if rows := list(found):
+        tenants, generations = [row[0] for row in rows], [row[1] for row in rows]
+        await connection.execute(_SPOIL, tenants, generations, min(generations))
