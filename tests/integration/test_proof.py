@@ -61,14 +61,11 @@ class Kept:
 
     async def real(self, one: Mismatch) -> None:
         """Let a further look prove it."""
-        row = to_row(one) | {"state": "real"}
-        (before,) = await mismatches.read(self.connection, row_id=one.look.identity.row_id)
-        await mismatches.save(self.connection, [row])
-        tenants = one.look.tenants or {None}
-        await proof.spoil(self.connection, [(tenant, before["generation"]) for tenant in tenants])
+        await mismatches.save(self.connection, [to_row(one) | {"state": "real"}])
+        await proof.spoil(self.connection, [one.look.key])
 
     async def fits(self, one: Mismatch) -> None:
-        await mismatches.drop(self.connection, [(one.look.identity.namespace, one.look.identity.row_id)])
+        await mismatches.drop(self.connection, [one.look.key])
 
     async def clean(self, tenant: UUID | None = None) -> int | None:
         found = await proof.clean(self.connection, PUBLISHER, tenant)

@@ -30,19 +30,15 @@ _COLUMNS = (
     "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, "
     "postgres_digest, repaired_at, repairs, mongo_tenant_id"
 )
-_GIVEN = _COLUMNS.replace(
-    "generation,", "greatest(generation, (SELECT max(generation) FROM crossfade.generation)),"
-)
 _CHANGED = (
     *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),
     *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
     "mongo_tenant_id",
 )
-# What was seen before, by a recheck, stands: a walk that comes across it again knows less. `generation` is
-# the newest there is, not the one that looks: what ended before that had not seen it (proof.py).
+# What was seen before, by a recheck, stands: a walk that comes across it again knows less.
 _ADD = f"""
 INSERT INTO crossfade.mismatch ({_COLUMNS})
-SELECT {_GIVEN} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
+SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
     document_id bytea, tenant_id uuid, state text, kind text, reason text, fields jsonb, generation bigint,
     first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
     observed_time bigint,

@@ -7,33 +7,32 @@ generation does not count. It says nothing without a full one that ended before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from worker.postgres.connect import Connection
-from worker.postgres.mismatches import ANY, CONCERNS
+from worker.postgres.mismatches import ANY, CONCERNS, WHOSE
 from worker.postgres.reconciliation import FORWARD, MOST_TOLD, STANDS
 
-# {tenant}: an expression, NULL for all. Order is told by numbers, as clocks go back; two generations that
-# ended in the same one are told apart by the clock. A rollback's floor: what was seen before the tenant came
-# back to MongoDB was of other rows.
+# {tenant}: an expression, NULL for all. A rollback's floor: what was seen before the tenant came back to
+# MongoDB was of other rows.
 _CLEAN = f"""
 SELECT g.generation, g.finished_at FROM crossfade.generation g
 WHERE {STANDS.format("$1")} AND (tenant_id IS NULL OR tenant_id = {{tenant}})
     AND CASE WHEN {{tenant}} IS NULL THEN unclean = '{{{{}}}}'
         ELSE NOT unclean && ARRAY[{{tenant}}, {ANY}] END
-    AND ended_in < coalesce((SELECT min(generation) FROM crossfade.mismatch
+    AND ended_moment < coalesce((SELECT min(seen_moment) FROM crossfade.mismatch
         WHERE {CONCERNS.format("{tenant}")}), 9223372036854775807)
     AND EXISTS (SELECT FROM crossfade.generation f
-        WHERE f.kind = 'full' AND f.ended_in <= g.ended_in AND f.finished_at <= g.finished_at
+        WHERE f.kind = 'full' AND f.ended_moment <= g.ended_moment
         AND (f.tenant_id IS NULL OR f.tenant_id = {{tenant}}) AND NOT f.given_up
         AND (f.incarnation, f.mapping_changes, f.copies) IS NOT DISTINCT FROM
             (g.incarnation, g.mapping_changes, g.copies)
         AND coalesce(f.began_time, 0) >= coalesce((SELECT max(floor) FROM crossfade.tenant t
             WHERE {FORWARD} AND ({{tenant}} IS NULL OR t.tenant_id = {{tenant}})), 0))
-ORDER BY ended_in DESC, finished_at DESC LIMIT 1
+ORDER BY ended_moment DESC LIMIT 1
 """  # noqa: S608 - names of our own columns
 _CLEAN_FOR = _CLEAN.format(tenant="$2::uuid")
 _BY_TENANT = f"""
@@ -43,12 +42,15 @@ WHERE {FORWARD} AND ($2::uuid IS NULL OR o.tenant_id = $2)
 ORDER BY c.finished_at NULLS FIRST, o.tenant_id LIMIT $3
 """  # noqa: S608
 _SPOIL = f"""
+WITH wrong AS (
+    SELECT {WHOSE}, seen_moment FROM crossfade.mismatch
+    JOIN unnest($1::text[], $2::uuid[]) AS k(namespace, row_id) USING (namespace, row_id)
+)
 UPDATE crossfade.generation g SET unclean = (
     SELECT CASE WHEN count(*) > {MOST_TOLD} THEN ARRAY[{ANY}] ELSE array_agg(tenant) END FROM (
         SELECT unnest(g.unclean) AS tenant
-        UNION SELECT coalesce(k.tenant, {ANY}) FROM unnest($1::uuid[], $2::bigint[]) AS k(tenant, first)
-        WHERE k.first <= g.ended_in) AS u)
-WHERE ended_in >= $3
+        UNION SELECT tenant FROM wrong WHERE seen_moment < g.ended_moment) AS u)
+WHERE ended_moment > (SELECT min(seen_moment) FROM wrong)
 """  # noqa: S608
 
 
@@ -80,11 +82,7 @@ async def clean_by_tenant(
     return [CleanFor(UUID(int=row[0].int), None if row[1] is None else Clean(row[1], row[2])) for row in rows]
 
 
-async def spoil(connection: Connection, found: Iterable[tuple[UUID | None, int]]) -> None:
-    """Let generations be unclean for tenants (None: for any) that ended when something was wrong.
-
-    ``found``: by tenant, the newest generation when that was seen first.
-    """
-    if rows := list(found):
-        tenants, generations = [row[0] for row in rows], [row[1] for row in rows]
-        await connection.execute(_SPOIL, tenants, generations, min(generations))
+async def spoil(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
+    """Let generations be unclean that ended when these mismatches, now known to be real, had been seen."""
+    if keys:
+        await connection.execute(_SPOIL, [key[0] for key in keys], [key[1] for key in keys])

@@ -224,7 +224,7 @@ UPDATE crossfade.generation SET finished_at = clock_timestamp(), documents = doc
     seconds = seconds + $4,
     settling = (SELECT count(*) FROM open WHERE state = 'settling'),
     mismatches = (SELECT count(*) FROM open WHERE state = 'real'), held = (SELECT count(*) FROM held),
-    ended_in = (SELECT max(generation) FROM crossfade.generation),
+    ended_moment = nextval('crossfade.moment'),
     unclean = (SELECT CASE WHEN count(*) > {MOST_TOLD} THEN ARRAY[{ANY}]
         ELSE coalesce(array_agg(tenant), '{{}}') END FROM wrong)
 WHERE generation = $1 AND finished_at IS NULL AND {STANDS.format("$5")}
@@ -300,7 +300,7 @@ WHERE kind = 'full' AND tenant_id IS NULL AND {STANDS.format("$1")}
 """  # noqa: S608
 _READY = """
 SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('crossfade.generation')
-    AND attname = 'ended_in')
+    AND attname = 'ended_moment')
 """  # the newest column that we need
 _SEES_ALL = """
 SELECT c.relname FROM unnest($1::text[]) AS t(name)

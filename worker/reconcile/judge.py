@@ -54,6 +54,11 @@ class Look:
     """The document's; None where there is no document, or nobody can tell."""
 
     @property
+    def key(self) -> tuple[str, UUID]:
+        """What a mismatch is known by."""
+        return self.identity.namespace, self.identity.row_id
+
+    @property
     def tenants(self) -> set[UUID]:
         """Whose rows and document these are; empty: that cannot be told, and it may be anyone's."""
         return {one for one in (self.tenant, self.mongo_tenant) if one is not None}

@@ -43,14 +43,13 @@ async def recheck(
     switched: Container[UUID] = (),
 ) -> tuple[list[Mismatch], list[Mismatch]]:
     """Look again at mismatches; return them as they are now, and those to be forgotten."""
-    known = {(one.look.identity.namespace, one.look.identity.row_id): one for one in before}
+    known = {one.look.key: one for one in before}
     now: list[Mismatch] = []
     for look, moment in await look_at(sides, reader, [one.look.identity for one in before], copying):
-        key = look.identity.namespace, look.identity.row_id
-        after = judge(known[key], look, moment)
+        after = judge(known[look.key], look, moment)
         if after is not None and not left_out(look, switched):
             now.append(after)
-            del known[key]
+            del known[look.key]
     return now, list(known.values())
 
 

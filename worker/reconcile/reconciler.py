@@ -248,7 +248,7 @@ class Reconciler:
             found, _ = await self.real.find(Collection.parse(namespace), some)
             for collection, them in found.items():
                 source = self.sides.source(str(collection))
-                identities += [source.identity(one.key[1], one.id) for one in them]
+                identities += [source.identity(UUID(int=one.key[1].int), one.id) for one in them]
         looks = await recheck.look_at(self.sides, self.reader, identities, copying)
         unfit = recheck.first_looks(looks, generation, switched)
         await mismatches.add(self.store, map(recheck.to_row, unfit))
@@ -262,21 +262,12 @@ class Reconciler:
             rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
             if before := [recheck.from_row(row) for row in rows]:
                 now, done = await recheck.recheck(self.sides, self.reader, before, copying, switched)
-                were = {one.look.identity: one.state for one in before}
+                were = {one.look.key: one.state for one in before}
                 async with self.store.transaction():
                     await mismatches.save(self.store, map(recheck.to_row, now))
-                    await proof.spoil(
-                        self.store,
-                        [
-                            (whose, one.generation)
-                            for one in now
-                            if one.state == "real" != were[one.look.identity]
-                            for whose in one.look.tenants or {None}
-                        ],
-                    )
-                    await mismatches.drop(
-                        self.store, [(one.look.identity.namespace, one.look.identity.row_id) for one in done]
-                    )
+                    turned = [one.look for one in now if one.state == "real" != were[one.look.key]]
+                    await proof.spoil(self.store, [look.key for look in turned])
+                    await mismatches.drop(self.store, [one.look.key for one in done])
                 failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
                 looked_at += len(before)
             if len(rows) < _MISMATCHES_AT_ONCE:
