@@ -13,6 +13,7 @@
 | `wall` | date | when the change was made (MongoDB's clock), or when the snapshot was read |
 | `src` | string | `copy`, `stream`, `repair`, `replay` |
 | `origin` | document | `inc`: the publisher's incarnation (UUID); a transaction's `lsid`, `txn` |
+| `tenants` | array of UUID | tenants under which its rows were seen; optional, only with `repair` |
 
 An unknown field is ignored. An unknown `v`, `op` or `src`, or a field that is missing or of another type, is
 an `EnvelopeError`.
@@ -122,6 +123,8 @@ class Event:
     document: Mapping[str, Any] | None = field(default=None, repr=False)  # never into a log
     size: int | None = None
     """Bytes that a reference's value would have with its document."""
+    tenants: tuple[UUID, ...] = ()
+    """Tenants under which rows of the document were seen, where its sender has looked: any may be wrong."""
 
     @property
     def control(self) -> bool:
@@ -151,6 +154,8 @@ def encode(event: Event) -> bytes:
         value["doc"] = event.document
     if event.size is not None:
         value["size"] = event.size
+    if event.tenants:
+        value["tenants"] = list(event.tenants)
     return bson.encode(value, codec_options=_CODEC)
 
 
@@ -180,6 +185,7 @@ def decode(value: bytes) -> Event:
         raise EnvelopeError("field n is out of range")
     if "\0" in (namespace := _field(record, "ns", str)):
         raise EnvelopeError("field ns holds a NUL")
+    source = _member(_SOURCES, _field(record, "src", str), "src")
     if (at := _field(record, "t", Timestamp)).time >= _LAST_SECOND:
         raise EnvelopeError("field t is out of range")
     return Event(
@@ -188,10 +194,11 @@ def decode(value: bytes) -> Event:
         id=record["id"],
         version=Version.of(at, order),
         wall=_field(record, "wall", datetime),
-        source=_member(_SOURCES, _field(record, "src", str), "src"),
+        source=source,
         origin=_origin(_document(record, "origin")),
         document=document,
         size=size,
+        tenants=_tenants(record) if source is Source.REPAIR and "tenants" in record else (),
     )
 
 
@@ -215,6 +222,13 @@ def _origin(origin: dict[str, Any]) -> Origin:
     if "txn" not in origin:
         return Origin(incarnation)
     return Origin(incarnation, _document(origin, "lsid"), _field(origin, "txn", int))
+
+
+def _tenants(record: Mapping[str, Any]) -> tuple[UUID, ...]:
+    tenants = cast("list[Any]", _field(record, "tenants", list))
+    if not all(isinstance(tenant, UUID) for tenant in tenants):
+        raise EnvelopeError("field tenants holds what is no UUID")
+    return tuple(tenants)
 
 
 def _document(record: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.inspect_cli import inspect
 from worker.reconcile_cli import generations, mismatches_, run_once
+from worker.repair_cli import repair
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -69,6 +70,7 @@ main.add_command(copy)
 main.add_command(generations)
 main.add_command(inspect)
 main.add_command(mismatches_)
+main.add_command(repair)
 main.add_command(status)
 main.add_command(topics)
 

@@ -30,6 +30,7 @@ RECONCILE_BEFORE_FINISH = "reconcile.before_finish"
 RECONCILE_AFTER_FINISH = "reconcile.after_finish"
 RECONCILE_AFTER_LOOK = "reconcile.after_look"
 ROLLBACK_BEFORE_COMMIT = "rollback.before_commit"
+REPAIR_BEFORE_SEND = "repair.before_send"
 
 NAMES = frozenset(
     {
@@ -48,6 +49,7 @@ NAMES = frozenset(
         RECONCILE_AFTER_FINISH,
         RECONCILE_AFTER_LOOK,
         ROLLBACK_BEFORE_COMMIT,
+        REPAIR_BEFORE_SEND,
     }
 )
 EXIT_CODE = 86

@@ -280,3 +280,15 @@ LOOKED_AGE = Age(
     "Since every change that apply had read was looked at; no sample from a reconciler that stands by",
     RECONCILE,
 )
+# counter, documents: sent anew by the reconciler itself
+REPAIRS = Counter(
+    "crossfade_reconcile_repairs_total",
+    "Documents that the reconciler sent anew by itself",
+    registry=RECONCILE,
+)
+# gauge: 1 while more is wrong than may be repaired by itself
+REPAIR_STOPPED = Gauge(
+    "crossfade_reconcile_repair_stopped",
+    "1 while more is wrong than may be repaired by itself",
+    registry=RECONCILE,
+)

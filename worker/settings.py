@@ -147,6 +147,18 @@ class Settings(_Sources):
         3600, ge=0, description="seconds from the end of one full generation to the next one"
     )
 
+    repair_after: float | None = Field(
+        None,
+        gt=0,
+        description="seconds after which `reconcile` mends a mismatch by itself; not set: never",
+    )
+    repair_limit: int | None = Field(
+        None,
+        ge=1,
+        description="most mismatches that are mended at once, and by itself within a day; above it, none is. "
+        "Not set: 1,000, or one in a hundred documents where that is more",
+    )
+
     log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     metrics_host: str = Field("127.0.0.1", description="address that metrics are served on")

@@ -49,6 +49,7 @@ def event_of(one: Example) -> Event:
         origin=Origin(origin["inc"], origin.get("lsid"), origin.get("txn")),
         document=value.get("doc"),
         size=value.get("size"),
+        tenants=tuple(value.get("tenants", ())),
     )
 
 
@@ -123,7 +124,7 @@ def test_a_record_cut_short_anywhere_is_refused(one: Example) -> None:
 
 @each_example
 def test_a_missing_field_is_refused_by_name(one: Example) -> None:
-    for name in one.value:
+    for name in one.value.keys() - {"tenants"}:  # which may be missing
         rest = {other: value for other, value in one.value.items() if other != name}
         with pytest.raises(EnvelopeError, match=name):
             decode(bson.encode(rest, codec_options=PLAIN))
@@ -147,6 +148,18 @@ def test_a_field_of_another_type_is_refused_by_name_and_without_its_value(name: 
     assert "s3cret" not in str(refused.value)
     told = {"v": "envelope version 7"} if wrong == 7 else {"origin": "field inc"} if wrong == {} else {}
     assert told.get(name, f"field {name}") in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, ["s3cret"], [None]], ids=repr)
+def test_tenants_of_rows_are_uuids_and_only_a_repair_tells_them(wrong: object) -> None:
+    value = next(one for one in EXAMPLES if one.name == "repair-delete-of-rows").value | {"tenants": wrong}
+    assert decode(bson.encode({**value, "src": "stream"}, codec_options=PLAIN)).tenants == ()
+    if wrong == []:
+        assert decode(bson.encode(value, codec_options=PLAIN)).tenants == ()
+        return
+    with pytest.raises(EnvelopeError, match="field tenants") as refused:
+        decode(bson.encode(value, codec_options=PLAIN))
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("order", [-1, 2**31, 2**63 - 1])

@@ -85,13 +85,13 @@ BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     # A document that moves to another tenant keeps the child rows beyond its array's new end.
     "moved-with-old-children": Bug(
         "worker/apply/writer.py",
-        "                if seen is not None:  # a new document has no child rows to remove\n",
+        "                if item.repairs or seen is not None:  # a new document has no child rows to remove\n",
         "                if seen is not None and seen.tenant_id == item.rows.tenant_id:\n",
     ),
     # Rows of an array's elements that are gone stay.
     "array-end-kept": Bug(
         "worker/apply/writer.py",
-        "                if seen is not None:  # a new document has no child rows to remove\n",
+        "                if item.repairs or seen is not None:  # a new document has no child rows to remove\n",
         "                if seen is not None and item.rows.children[0][2:]:\n",
     ),
     # A deletion of a document that was never seen is not remembered.

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import AutoReconnect
 
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
@@ -330,8 +331,10 @@ async def world(
         for name in list(new.processes):
             await new.kill(name)
         for name in await new.client.list_database_names():
-            if name.startswith(new.name):
-                await new.client.drop_database(name)
+            while name.startswith(new.name):
+                with suppress(AutoReconnect):  # mongod was away, which the driver learns now
+                    await new.client.drop_database(name)
+                    break
         new.client.close()
 
 

@@ -46,6 +46,26 @@ def test_what_is_about_the_database_stops(code: str) -> None:
     assert retry_reason(error(code)) in RETRY_REASONS
 
 
+def test_a_row_hidden_by_its_tenant_is_its_documents_trouble_and_a_refused_new_row_everyones() -> None:
+    for text, action in (
+        ('new row violates row-level security policy (USING expression) for table "a"', Action.DEAD),
+        (
+            "neue Zeile verletzt Policy für Sicherheit auf Zeilenebene (USING-Ausdruck) für Tabelle »a«",
+            Action.DEAD,
+        ),
+        ('new row violates row-level security policy for table "a"', Action.STOP),
+        ("permission denied for table (USING expression)", Action.STOP),
+    ):
+        fields = {
+            "C": "42501",
+            "M": text,
+            "R": "ExecWithCheckOptions" if "olicy" in text else "aclcheck_error",
+        }
+        found = asyncpg.PostgresError.new(fields)
+        assert action_for(found)[0] is action, text
+        assert action is Action.STOP or kind_for(found) == "row_tenant"
+
+
 @pytest.mark.parametrize("code", ["40P01", "53300", "55P03", "57014", "57P01", "25006", "08006"])
 def test_what_passes_is_tried_again(code: str) -> None:
     assert action_for(error(code))[0] is Action.RETRY

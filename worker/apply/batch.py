@@ -14,6 +14,7 @@ from topics import (
     EnvelopeError,
     Event,
     Operation,
+    Source,
     Version,
     decode,
     document_key,
@@ -99,6 +100,11 @@ class Item:
             return self.rows.document_id
         assert self.event is not None
         return None if reversible(self.event.id) else id_to_bson(self.event.id)
+
+    @property
+    def repairs(self) -> bool:
+        """Whether the rows may be others than the ledger tells."""
+        return self.event is not None and self.event.source is Source.REPAIR
 
     @property
     def version(self) -> Version:
@@ -280,10 +286,11 @@ def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) ->
 
 
 def tenants_of(item: Item, known: LedgerRow | None) -> set[UUID]:
-    """Return the tenants that an event touches: its own, and the one the document had."""
+    """Return the tenants that an event touches: its own, the one the document had, those its rows have."""
     own = item.rows.tenant_id if item.rows else None
     old = known.tenant_id if known else None
-    return {tenant for tenant in (own, old) if tenant is not None}
+    seen = item.event.tenants if item.event else ()
+    return {tenant for tenant in (own, old, *seen) if tenant is not None}
 
 
 def tally(items: Iterable[Item]) -> dict[Partition, PartitionTally]:

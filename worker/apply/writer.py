@@ -292,14 +292,14 @@ class BatchWriter:
             plan, key = item.mapped.plan, _key(item)
             seen = known.get(key)
             if item.rows is None:
-                if seen is not None and seen.state != "deleted":
+                if item.repairs or (seen is not None and seen.state != "deleted"):
                     for table in (plan.table, *plan.children):
                         gone[table.table].append(key[1])
                 continue
             rows[plan.table.table].append(item.rows.row)
             for table, children in zip(plan.children, item.rows.children, strict=True):
                 rows[table.table].extend(children)
-                if seen is not None:  # a new document has no child rows to remove
+                if item.repairs or seen is not None:  # a new document has no child rows to remove
                     changed[table.table].append(key[1])
         # Foreign keys: what lies below goes first and comes last.
         for name, table in reversed(self._tables.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,6 +11,14 @@ import orjson
 
 from worker.postgres.connect import Connection
 
+_NOTES = """
+INSERT INTO crossfade.audit (os_user, action, subject)
+SELECT $1, $2, value FROM jsonb_array_elements($3::jsonb)
+"""
+_COUNT = """
+SELECT count(*) FROM crossfade.audit
+WHERE action = $1 AND at > clock_timestamp() - interval '1 day' AND subject @> $2::jsonb
+"""
 _NOTE = "INSERT INTO crossfade.audit (os_user, action, subject) VALUES ($1, $2, $3)"
 BEGAN_ANEW = "publish: began anew"
 COPY_AGAIN = "publish: copy again"
@@ -39,6 +47,17 @@ async def incidents(connection: Connection, most: int) -> list[Incident]:
 async def note(connection: Connection, action: str, subject: Mapping[str, Any]) -> None:
     """Note an action, in the transaction that does it. ``subject``: names and settings, no value of a row."""
     await connection.execute(_NOTE, os_user(), action, orjson.dumps(subject))
+
+
+async def notes(connection: Connection, action: str, subjects: Sequence[Mapping[str, Any]]) -> None:
+    """Note one action for each of several subjects, as `note`."""
+    await connection.execute(_NOTES, os_user(), action, orjson.dumps(subjects))
+
+
+async def count(connection: Connection, action: str, of: Mapping[str, Any]) -> int:
+    """Return how often an action was noted in the last 24 hours, of subjects that say this."""
+    count: Any = await connection.fetchval(_COUNT, action, orjson.dumps(of))
+    return count
 
 
 def os_user() -> str:

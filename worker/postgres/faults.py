@@ -60,7 +60,7 @@ _TABLE: dict[str, tuple[Action, str]] = {
 }
 
 
-_KINDS = {"23503": "foreign_key", "23505": "unique", "23P01": "exclusion"}
+_KINDS = {"23503": "foreign_key", "23505": "unique", "23P01": "exclusion", "42501": "row_tenant"}
 
 # SQL leaves the classes from 5 to 9 and from I to Z to implementations: a code there that is none of
 # PostgreSQL's own, nor our fence's, is one that a trigger of the application raised.
@@ -120,6 +120,11 @@ def action_for(error: BaseException) -> tuple[Action, str]:
         return Action.RETRY, "a table that a prepared statement reads was altered"
     if isinstance(error, asyncpg.PostgresError):
         code = _field(error, "sqlstate") or ""
+        if code == "42501" and _of_another_tenant(error):
+            return (
+                Action.DEAD,
+                "a row of it stands under another tenant; `crossfade repair` mends it",
+            )
         if code[:1] in _CHOSEN and code[:2] not in _NOT_CHOSEN:
             return _TABLE["P0"]
         return _TABLE.get(code) or _TABLE.get(code[:2]) or (Action.STOP, "an error that has no rule")
@@ -128,6 +133,15 @@ def action_for(error: BaseException) -> tuple[Action, str]:
     if isinstance(error, CONNECTION_LOST):
         return Action.RETRY, "the connection was lost"
     return Action.STOP, "an error that has no rule"
+
+
+def _of_another_tenant(error: asyncpg.PostgresError) -> bool:
+    """Whether row-level security hides the row that was to be overwritten.
+
+    The function raises the error also where the new row is refused; only the text tells them apart, and in
+    every language it names the kind of expression.
+    """
+    return _field(error, "server_source_function") == "ExecWithCheckOptions" and "(USING" in str(error)
 
 
 def describe(error: BaseException) -> str:

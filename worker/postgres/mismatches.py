@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from worker.postgres.connect import Connection
@@ -54,6 +56,31 @@ _SAVE = (
 _DROP = """
 DELETE FROM crossfade.mismatch m USING unnest($1::text[], $2::uuid[]) AS k(namespace, row_id)
 WHERE m.namespace = k.namespace AND m.row_id = k.row_id
+RETURNING m.namespace, m.row_id, m.repairs
+"""
+# Not what no event can mend, nor what a person holds back after a batch was rolled back.
+_REPAIRABLE = """
+FROM crossfade.mismatch m WHERE state = 'real' AND kind <> 'duplicate'
+    AND ($1::uuid IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR $2 IN (namespace, collection))
+    AND ($3::timestamptz IS NULL OR since <= $3)
+    AND ($4::timestamptz IS NULL OR repaired_at IS NULL OR repaired_at <= $4)
+    AND ($5::integer IS NULL OR repairs < $5) AND ($6::uuid IS NULL OR row_id = $6)
+    AND NOT EXISTS (SELECT FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
+        WHERE c.namespace = m.namespace AND d.row_id = m.row_id AND d.state = 'refetch')
+"""
+_PAGE_REPAIRABLE = f"""
+SELECT {_COLUMNS} {_REPAIRABLE} AND (namespace, row_id) > ($7, $8) ORDER BY namespace, row_id LIMIT $9
+"""
+_COUNT_REPAIRABLE = f"SELECT count(*) {_REPAIRABLE}"
+_NOTE_REPAIR = """
+UPDATE crossfade.mismatch m SET repaired_at = clock_timestamp(), repairs = repairs + 1
+FROM unnest($1::text[], $2::uuid[]) AS k(namespace, row_id)
+WHERE m.namespace = k.namespace AND m.row_id = k.row_id
+"""
+_DOCUMENTS = """
+SELECT coalesce(max(documents), 0) FROM crossfade.generation
+WHERE generation = (SELECT max(generation) FROM crossfade.generation
+    WHERE kind = 'full' AND tenant_id IS NULL AND finished_at IS NOT NULL)
 """
 _PAGE = f"""
 SELECT {_COLUMNS} FROM crossfade.mismatch
@@ -83,9 +110,48 @@ async def save(connection: Connection, rows: Iterable[MismatchRow]) -> None:
         await connection.execute(_SAVE, text)
 
 
-async def drop(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
-    """Forget documents that fit now."""
-    await connection.execute(_DROP, [key[0] for key in keys], [key[1] for key in keys])
+async def drop(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> set[tuple[str, UUID]]:
+    """Forget documents that fit now; return those of them that were repaired, to one caller alone."""
+    rows = await connection.fetch(_DROP, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], UUID(int=row[1].int)) for row in rows if row[2]}
+
+
+class Which(NamedTuple):
+    """Which mismatches are to be repaired; None: whichever."""
+
+    tenant: UUID | None = None
+    collection: str | None = None
+    """A namespace, logical or real."""
+    seen_before: datetime | None = None
+    """Seen as they are since then, or longer."""
+    repaired_before: datetime | None = None
+    """Not repaired since."""
+    fewer_repairs: int | None = None
+    row_id: UUID | None = None
+
+
+async def count_repairable(connection: Connection, which: Which) -> int:
+    """Return how many mismatches are real and could be mended by an event."""
+    count: Any = await connection.fetchval(_COUNT_REPAIRABLE, *which)
+    return count
+
+
+async def repairable(
+    connection: Connection, which: Which, after: tuple[str, UUID], limit: int
+) -> list[MismatchRow]:
+    """Return them in order of collection and row id."""
+    return list(map(_plain, await connection.fetch(_PAGE_REPAIRABLE, *which, *after, limit)))
+
+
+async def note_repair(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
+    """Note that these are about to be sent anew."""
+    await connection.execute(_NOTE_REPAIR, [key[0] for key in keys], [key[1] for key in keys])
+
+
+async def documents(connection: Connection) -> int:
+    """Return how many documents the last full generation compared."""
+    count: Any = await connection.fetchval(_DOCUMENTS)
+    return count
 
 
 async def read(
@@ -100,16 +166,17 @@ async def read(
 ) -> list[MismatchRow]:
     """Return mismatches in order of collection and row id; of a tenant, also those that may be its."""
     rows = await connection.fetch(_PAGE, *after, tenant, namespace, state, row_id, limit)
-    found: list[MismatchRow] = []
-    for row in rows:
-        one = dict(row)
-        one["fields"] = orjson.loads(one["fields"])
-        for name in ("mongo_digest", "postgres_digest"):
-            one[name] = None if one[name] is None else int(one[name])
-        for name in ("row_id", "tenant_id", "mongo_tenant_id"):
-            one[name] = None if one[name] is None else UUID(int=one[name].int)
-        found.append(one)
-    return found
+    return list(map(_plain, rows))
+
+
+def _plain(row: asyncpg.Record) -> MismatchRow:
+    one = dict(row)
+    one["fields"] = orjson.loads(one["fields"])
+    for name in ("mongo_digest", "postgres_digest"):
+        one[name] = None if one[name] is None else int(one[name])
+    for name in ("row_id", "tenant_id", "mongo_tenant_id"):
+        one[name] = None if one[name] is None else UUID(int=one[name].int)
+    return one
 
 
 async def counts(connection: Connection, tenant: UUID | None = None) -> list[tuple[str, str, int, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -58,3 +59,21 @@ async def orphans(
         f"ORDER BY 1 LIMIT $2"
     )
     return [UUID(int=row[0].int) for row in await reader.fetch(query, after, limit)]
+
+
+async def tenants_of_rows(
+    reader: Connection, tables: Sequence[TablePlan], row_ids: Sequence[UUID]
+) -> dict[UUID, set[UUID]]:
+    """Return the tenants under which rows of documents stand, child rows too, by row id."""
+    found: dict[UUID, set[UUID]] = {}
+    for table in tables:
+        if table.tenant is None:
+            continue
+        key, tenant = quoted(table.key[0]), quoted(table.tenant)
+        query = (
+            f"SELECT DISTINCT {key}, {tenant} FROM {quoted(table.table)} "  # noqa: S608 - checked identifiers
+            f"WHERE {key} = ANY($1::uuid[]) AND {tenant} IS NOT NULL"
+        )
+        for row_id, seen in await reader.fetch(query, row_ids):
+            found.setdefault(UUID(int=row_id.int), set()).add(UUID(int=seen.int))
+    return found

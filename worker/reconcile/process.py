@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from itertools import product
 
@@ -22,7 +22,9 @@ from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.leadership import Leadership, leads
 from worker.postgres.reconciliation import Generation
 from worker.reconcile.reconciler import SWEEP_EVERY, NotWanted, Reconciler, opened
+from worker.reconcile.self_repair import SelfRepair
 from worker.reconcile.walk import Step
+from worker.repair import send
 from worker.retry import Backoff
 from worker.settings import Settings
 
@@ -60,8 +62,16 @@ async def _again_and_again(settings: Settings) -> None:
     while True:
         began, reason = time.monotonic(), ""
         try:
-            async with opened(settings, "reconcile") as reconciler:
-                await _Turns(settings, reconciler).run()
+            async with AsyncExitStack() as stack:
+                reconciler = await stack.enter_async_context(opened(settings, "reconcile"))
+                mend: SelfRepair | None = None
+                if settings.repair_after is not None:
+                    sender = await stack.enter_async_context(
+                        send.opened(settings, reconciler.mapping, "reconcile")
+                    )
+                    repair = reconciler.repair(sender, settings.repair_limit)
+                    mend = SelfRepair(repair, settings.repair_after)
+                await _Turns(settings, reconciler, mend).run()
         except PyMongoError as error:
             if not transient(error):
                 raise Fatal(f"MongoDB refuses to be read ({describe_mongo(error)})") from None
@@ -82,8 +92,8 @@ async def _again_and_again(settings: Settings) -> None:
 class _Turns:
     """Full generations and sweeps by turns."""
 
-    def __init__(self, settings: Settings, reconciler: Reconciler) -> None:
-        self._settings, self._reconciler = settings, reconciler
+    def __init__(self, settings: Settings, reconciler: Reconciler, mend: SelfRepair | None) -> None:
+        self._settings, self._reconciler, self._mend = settings, reconciler, mend
         self._full: Generation | None = None
         self._steps: AsyncIterator[Step] | None = None
         self._full_at = 0.0
@@ -154,6 +164,8 @@ class _Turns:
             return False
         finally:
             self._swept_at = time.monotonic()  # however long it took, the walk has its share
+        if self._mend is not None:
+            await self._mend.run()
         self._looked_at += swept.looked_at
         self._may_begin = not swept.copying
         wanted = await reconciler.note_changes(self._changes, swept.looked_at)

@@ -41,16 +41,18 @@ async def recheck(
     before: Sequence[Mismatch],
     copying: Container[str],
     switched: Container[UUID] = (),
-) -> tuple[list[Mismatch], list[Mismatch]]:
-    """Look again at mismatches; return them as they are now, and those to be forgotten."""
+) -> tuple[list[Mismatch], list[Look]]:
+    """Look again at mismatches; return them as they are now, and the looks at those to be forgotten."""
     known = {one.look.key: one for one in before}
     now: list[Mismatch] = []
+    fit: list[Look] = []
     for look, moment in await look_at(sides, reader, [one.look.identity for one in before], copying):
         after = judge(known[look.key], look, moment)
         if after is not None and not left_out(look, switched):
             now.append(after)
-            del known[look.key]
-    return now, list(known.values())
+        else:
+            fit.append(look)
+    return now, fit
 
 
 async def changed(

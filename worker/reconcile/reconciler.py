@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Collection as Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from worker.errors import ConfigurationError, Transient
 from worker.mapping import Mapping, Plans, hashes, load
 from worker.mongo.client import Client, connect
 from worker.mongo.preference import read_preference
-from worker.postgres import batches, mapping_versions, migration_log, mismatches, proof, reconciliation
+from worker.postgres import audit, batches, mapping_versions, migration_log, mismatches, proof, reconciliation
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import ANSWER_WITHIN, Connection
 from worker.postgres.connect import connect as connect_postgres
@@ -29,9 +29,11 @@ from worker.postgres.ledger import Key
 from worker.postgres.reconciliation import Ended, Generation
 from worker.publish.real_collections import RealCollections
 from worker.reconcile import recheck
-from worker.reconcile.judge import Identity, first
+from worker.reconcile.judge import Identity, Look, Mismatch, first
 from worker.reconcile.sides import Sides
 from worker.reconcile.walk import Step, Walk
+from worker.repair.repair import REPAIRED, Repair, evidence
+from worker.repair.send import Sender
 from worker.settings import Settings, tag_sets
 
 SWEEP_EVERY = 1.0  # seconds between looks at what was changed or did not fit
@@ -261,14 +263,7 @@ class Reconciler:
         while looked_at < _MOST_IN_SWEEP:
             rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
             if before := [recheck.from_row(row) for row in rows]:
-                now, done = await recheck.recheck(self.sides, self.reader, before, copying, switched)
-                were = {one.look.key: one.state for one in before}
-                async with self.store.transaction():
-                    await mismatches.save(self.store, map(recheck.to_row, now))
-                    turned = [one.look for one in now if one.state == "real" != were[one.look.key]]
-                    await proof.spoil(self.store, [look.key for look in turned])
-                    await mismatches.drop(self.store, [one.look.key for one in done])
-                failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
+                await self.look_at(before, copying, switched)
                 looked_at += len(before)
             if len(rows) < _MISMATCHES_AT_ONCE:
                 self._after = _FIRST
@@ -276,6 +271,44 @@ class Reconciler:
             self._after = rows[-1]["namespace"], rows[-1]["row_id"]
         metrics.RECONCILED.labels("again").inc(looked_at)
         return looked_at
+
+    async def look_at(
+        self, before: Sequence[Mismatch], copying: set[str], switched: Container[UUID] = ()
+    ) -> None:
+        """Look again at these mismatches; keep what does not fit, and forget what does."""
+        now, done = await recheck.recheck(self.sides, self.reader, before, copying, switched)
+        were = {one.look.key: one.state for one in before}
+        async with self.store.transaction():
+            await mismatches.save(self.store, map(recheck.to_row, now))
+            turned = [one.look for one in now if one.state == "real" != were[one.look.key]]
+            await proof.spoil(self.store, [look.key for look in turned])
+            await self._forget(done)
+        failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
+
+    def repair(self, sender: Sender, limit: int | None) -> Repair:
+        """Return what mends mismatches that are kept here; ``limit`` as `Repair.limit`."""
+        return Repair(sender, self.store, self.reader, Plans(self.mapping), limit)
+
+    async def _forget(self, done: list[Look]) -> None:
+        """Forget these; of what was repaired and fits the audit log is told. In one transaction."""
+        looks = {one.key: one for one in done}
+        repaired = await mismatches.drop(self.store, list(looks))
+        if found := [looks[key] for key in sorted(repaired) if looks[key].kind is None]:
+            await audit.notes(
+                self.store,
+                REPAIRED,
+                [
+                    evidence(
+                        one.identity.collection,
+                        one.identity.row_id,
+                        one.tenant,
+                        one.kind,
+                        one.mongo,
+                        one.postgres,
+                    )
+                    for one in found
+                ],
+            )
 
     async def copying(self) -> set[str]:
         """Return the collections whose copy is not yet applied."""

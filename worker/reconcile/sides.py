@@ -65,11 +65,13 @@ class Sides:
             name: (plan.table.table, plan.table.key[0], plan.table.tenant or "")
             for name, plan in ((name, CollectionPlan(one)) for name, one in mapping.collections.items())
         }
+        self.planned = self._plans.find
+        """Return the plan of a namespace, or None where it is not mapped."""
         self.source = lru_cache(maxsize=10_000)(self._source)
         """Return the source of a real namespace; it must be mapped."""
 
     def _source(self, namespace: str) -> Source:
-        planned = self._plans.find(namespace)
+        planned = self.planned(namespace)
         assert planned is not None, "the collection is not mapped"
         found = self._mapping.sources().find(namespace)
         tenant = found.tenant if found else None
@@ -78,6 +80,13 @@ class Sides:
         plan = planned.plan
         documents = TargetDocuments([plan.table, *plan.children], rebuilder)
         return Source(Collection.parse(namespace), str(planned.logical), mapping, plan, rebuilder, documents)
+
+    async def named(self, reader: Connection, source: Source, row_id: UUID) -> Identity:
+        """Return the identity of the document that a row id stands for, as far as its row tells that."""
+        unknown = Identity(source.namespace, row_id, str(source.collection), None)
+        async with _snapshot(reader):
+            stored = await source.documents.rows(reader, [row_id])
+        return source.identity(row_id, _id_of(source, unknown, stored.get(row_id)))
 
     async def now(self) -> Timestamp:
         """Return a clusterTime that MongoDB has reached."""

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from topics import Collection, Event, Operation, Source, Version, document_key
 from worker.broker.access import Access, access
@@ -24,6 +25,9 @@ from worker.postgres.checkpoints import Checkpoints
 from worker.publish.removal import slices
 from worker.publish.target import Incarnation, Outgoing, Target, Targets, targets_of
 from worker.settings import Settings
+
+Tenants = Mapping[bytes, tuple[UUID, ...]]
+"""Tenants by document key."""
 
 
 class Told(NamedTuple):
@@ -57,8 +61,12 @@ class Sender:
     kafka: Access
     """How Kafka is reached, for whoever waits until apply has read so far."""
 
-    async def send(self, ids: Mapping[Collection, Iterable[Any]]) -> Report:
+    async def send(
+        self, ids: Mapping[Collection, Iterable[Any]], tenants: Mapping[Collection, Tenants] | None = None
+    ) -> Report:
         """Send these documents of real, mapped collections; return when Kafka has acknowledged them all.
+
+        ``tenants``: those under which rows of a document were seen, where that may be wrong.
 
         They are read and sent in parts of at most 1,000 ids, 8 MB of ids and 16 MB of documents; but the
         report tells of each: give as many ids as may be held in memory. What was sent before an error does
@@ -81,7 +89,15 @@ class Sender:
                 while left:
                     with told_clearly():
                         shown = await in_snapshot(self.client, collection, left, not_before)
-                    outgoing = _outgoing(target, collection, shown, left, incarnation, report)
+                    outgoing = _outgoing(
+                        target,
+                        collection,
+                        shown,
+                        left,
+                        incarnation,
+                        report,
+                        (tenants or {}).get(collection, {}),
+                    )
                     await acknowledged(await self.producer.send_all(outgoing.records))
                     left = shown.left
         return report
@@ -100,6 +116,7 @@ def _outgoing(
     ids: Mapping[bytes, Any],
     incarnation: Incarnation,
     report: Report,
+    tenants: Tenants,
 ) -> Outgoing:
     """Return the records of what a snapshot shows, and note them in the report."""
     outgoing, wall, version = Outgoing(), datetime.now(UTC), Version.snapshot(shown.at)
@@ -117,6 +134,7 @@ def _outgoing(
             source=Source.REPAIR,
             origin=incarnation.origin,
             document=document,
+            tenants=tenants.get(key, ()),
         )
         value = target.value(event, key, target.copy_room)
         outgoing.add(target.copy_topic, target.copy_partitions, key, value)
