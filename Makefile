@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench roundtrip faults clean
+.PHONY: demo test check bench roundtrip faults corruption clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ SEEDS ?=
 FIRST ?= 1
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(ARGS)
+
+# N corruptions of every kind in a settled database, which the reconciler must find. ARGS=--documents=1000000
+corruption: $(STAMP)
+	$(BIN)/python -m tests.corruption $(if $(N),--planted $(N)) $(ARGS)
 
 # The long forms of tests: make test LONG_FAULTS=1 ARGS="tests/faults tests/integration/test_poison.py"
 export LONG_FAULTS

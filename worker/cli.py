@@ -101,14 +101,7 @@ def _serve(role: str, run: Role) -> None:
         if overdue is not None:
             overdue.cancel()
 
-    # Faust runs the Kafka consumer in a thread with a loop of its own: by this policy it is uvloop's too. And
-    # neither loop waits 5 ms, the default, for the other to let go of the interpreter.
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    # Decoded documents are many small objects without cycles: at its default the collector walks them all
-    # every 700 allocations, which was 40 % of apply's time.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    _for_long_work()
     code = 1
     try:
         exporter.serve(role, settings.metrics_host, settings.metrics_port)
@@ -124,6 +117,17 @@ def _serve(role: str, run: Role) -> None:
         # theirs is durable state, and a supervisor must not wait for them.
         sys.stderr.flush()
         os._exit(code)
+
+
+def _for_long_work() -> None:
+    # Faust runs the Kafka consumer in a thread with a loop of its own: by this policy it is uvloop's too. And
+    # neither loop waits 5 ms, the default, for the other to let go of the interpreter.
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    # Decoded documents are many small objects without cycles: at its default the collector walks them all
+    # every 700 allocations, which was 40 % of apply's time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @main.command()
@@ -166,6 +170,7 @@ def reconcile(once: bool, tenant: UUID | None, within: float, as_json: bool) -> 
       crossfade reconcile --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff --json
     """
     if once or tenant is not None:
+        _for_long_work()
         run_once(tenant, within, as_json)
     else:
         from worker.reconcile.process import run

@@ -149,7 +149,7 @@ def told_mismatch(row: mismatches.MismatchRow) -> dict[str, Any]:
         "row_id": str(row["row_id"]),
         "id": id_,
         "tenant": row["tenant_id"] and str(row["tenant_id"]),
-        "mongo_tenant": row["mongo_tenant_id"] and str(row["mongo_tenant_id"]),
+        "row_tenant": row["row_tenant_id"] and str(row["row_tenant_id"]),
         "state": row["state"],
         "kind": row["kind"],
         "reason": row["reason"],

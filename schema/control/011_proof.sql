@@ -13,11 +13,11 @@ ALTER TABLE crossfade.generation
     -- Tenants of which something was wrong at its end, known then or later; the nil UUID: any of them.
     ADD COLUMN unclean uuid[] NOT NULL DEFAULT '{}';
 
--- The tenant that the document has; `tenant_id` is that of its rows, where there are any.
+-- The tenant under which rows stand, where the document's, `tenant_id`, is another one.
 ALTER TABLE crossfade.mismatch
-    ADD COLUMN mongo_tenant_id uuid,
+    ADD COLUMN row_tenant_id uuid,
     ADD COLUMN seen_moment bigint NOT NULL DEFAULT nextval('crossfade.moment');  -- first
-CREATE INDEX ON crossfade.mismatch (mongo_tenant_id);
+CREATE INDEX ON crossfade.mismatch (row_tenant_id);
 
 GRANT USAGE ON SEQUENCE crossfade.moment TO crossfade_sync;
 

@@ -146,7 +146,7 @@ async def test_a_row_of_another_tenant_is_found_for_either(services: Services, t
             code, result = await reconciled(w, "--tenant", str(tenant))
             assert (code, result["mismatches"]) == (1, 1), tenant
             (found,) = result["listed"]
-            assert (found["tenant"], found["mongo_tenant"]) == (str(TWO), str(ONE))
+            assert (found["tenant"], found["row_tenant"]) == (str(ONE), str(TWO))
             (sums,) = result["sums"]
             assert (sums["mongo_documents"], sums["postgres_documents"]) == (documents, rows)
             assert await clean(w, tenant) == 0

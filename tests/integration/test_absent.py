@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from bson import Timestamp
+from bson import Decimal128, Int64, ObjectId, Timestamp
 
 from topics import Collection, document_key
 from worker.embedded import Services
@@ -22,6 +22,35 @@ async def test_ids_that_fill_more_than_one_reply_are_not_taken_for_absent(servic
         wanted = {document_key(one): one for one in ids}
         missing, _ = await absent(client, Collection(name, "c"), wanted, Timestamp(1, 1))
         assert list(missing.values()) == ids[-1:]
+    finally:
+        await client.drop_database(name)
+        client.close()
+
+
+async def test_an_id_of_any_type_is_found_in_whatever_type_it_is_stored(services: Services) -> None:
+    name = f"absent_{uuid4().hex[:10]}"
+    there = [
+        1.0,
+        Int64(2),
+        Decimal128("3"),
+        4,
+        0.5,
+        "5",
+        None,
+        True,
+        b"6",
+        uuid4(),
+        ObjectId(),
+        {"a": 1, "b": 2.0},
+    ]
+    asked = [1, 2, 3, 4, *there[4:-1], {"a": 1.0, "b": 2}]
+    others = [8, 9.5, "1", False, b"5", uuid4(), ObjectId(), {"b": 2, "a": 1}]
+    client = await connect(services.mongo_uri, "test")
+    try:
+        await client[name]["c"].insert_many([{"_id": one} for one in there])
+        wanted = {document_key(one): one for one in [*asked, *others]}
+        missing, _ = await absent(client, Collection(name, "c"), wanted, Timestamp(1, 1))
+        assert list(missing.values()) == others
     finally:
         await client.drop_database(name)
         client.close()

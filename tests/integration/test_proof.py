@@ -50,11 +50,9 @@ class Kept:
         assert await self.end(generation) is not None
         return generation.number
 
-    async def settling(self, tenant: UUID | None = ONE, mongo: UUID | None = None) -> Mismatch:
+    async def settling(self, tenant: UUID | None = ONE, row: UUID | None = None) -> Mismatch:
         """Let a document be seen that does not fit."""
-        look = Look(
-            Identity("s.pages", uuid4(), "s.pages", b""), "different", 1, 2, tenant, mongo_tenant=mongo
-        )
+        look = Look(Identity("s.pages", uuid4(), "s.pages", b""), "different", 1, 2, tenant, row_tenant=row)
         one = Mismatch(look, "settling", "seen once", 0, AT, AT, AT, 0, None)
         await mismatches.add(self.connection, [to_row(one)])
         return one
@@ -172,14 +170,14 @@ async def test_other_tenants_mismatches_make_a_tenants_generation_no_less_clean(
         assert (await k.clean(ONE), await k.clean(TWO), await k.clean()) == (changes, None, None)
 
 
-@pytest.mark.parametrize(("tenant", "mongo"), [(None, None), (TWO, ONE), (ONE, TWO)])
+@pytest.mark.parametrize(("tenant", "row"), [(None, None), (TWO, ONE), (ONE, TWO)])
 async def test_a_mismatch_is_of_both_its_tenants_and_of_any_where_nobody_can_tell(
-    spaces_database: Database, tenant: UUID | None, mongo: UUID | None
+    spaces_database: Database, tenant: UUID | None, row: UUID | None
 ) -> None:
     """A document under another tenant is missing under its own, and is seen by whom it is not."""
     async with kept(spaces_database) as k:
         before, changes = await k.full(), await k.begin("changes")
-        one = await k.settling(tenant, mongo)
+        one = await k.settling(tenant, row)
         await k.end(changes)
         assert (await k.clean(ONE), await k.clean(TWO)) == (before, before)
         await k.real(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
@@ -134,8 +135,23 @@ async def absent(
             await asyncio.sleep(0.05)
         time: Timestamp = cursor["atClusterTime"]
         documents = _documents(database, collection, cursor, session)
-        present = {document_key(document["_id"]) async for document in documents}
+        present = {_key(document, ids) async for document in documents}
     return {key: id_ for key, id_ in ids.items() if key not in present}, time
+
+
+_HEAD = struct.Struct("<i")
+_NAME = b"_id\0"
+
+
+def _key(document: RawBSONDocument, ids: Mapping[bytes, Any]) -> bytes:
+    """Return the key of a document that has its `_id` alone; one of ``ids`` need not be decoded."""
+    raw = document.raw
+    if raw[5:9] == _NAME:
+        # The same element under a key's name, which is empty. Of a number it may not be the canonical one.
+        key = _HEAD.pack(len(raw) - 3) + raw[4:5] + raw[8:]
+        if key in ids:
+            return key
+    return document_key(document["_id"])
 
 
 async def _majority(client: Client, time: Timestamp) -> None:

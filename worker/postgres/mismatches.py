@@ -13,15 +13,14 @@ import orjson
 from worker.postgres.connect import Connection
 
 CONCERNS = (
-    "({0} IS NULL OR tenant_id = {0} OR mongo_tenant_id = {0} "
-    "OR num_nonnulls(tenant_id, mongo_tenant_id) = 0)"
+    "({0} IS NULL OR tenant_id = {0} OR row_tenant_id = {0} OR num_nonnulls(tenant_id, row_tenant_id) = 0)"
 )
 """Whether a mismatch is a tenant's, or may be: nobody can tell whose it is. {0} NULL: all."""
 ANY = "'00000000-0000-0000-0000-000000000000'::uuid"
 """Stands for a tenant that none can tell."""
 WHOSE = (
-    f"unnest(CASE WHEN num_nonnulls(tenant_id, mongo_tenant_id) = 0 THEN ARRAY[{ANY}] "
-    "ELSE array_remove(ARRAY[tenant_id, mongo_tenant_id], NULL) END) AS tenant"
+    f"unnest(CASE WHEN num_nonnulls(tenant_id, row_tenant_id) = 0 THEN ARRAY[{ANY}] "
+    "ELSE array_remove(ARRAY[tenant_id, row_tenant_id], NULL) END) AS tenant"
 )
 """The tenants of a mismatch: of its rows and of its document."""
 KINDS = ("missing", "extra", "different", "tenant", "orphan", "duplicate", "unreadable")
@@ -30,12 +29,12 @@ STATES = ("settling", "real")
 _COLUMNS = (
     "namespace, row_id, collection, document_id, tenant_id, state, kind, reason, fields, generation, "
     "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, "
-    "postgres_digest, repaired_at, repairs, mongo_tenant_id"
+    "postgres_digest, repaired_at, repairs, row_tenant_id"
 )
 _CHANGED = (
     *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),
     *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
-    "mongo_tenant_id",
+    "row_tenant_id",
 )
 # What was seen before, by a recheck, stands: a walk that comes across it again knows less.
 _ADD = f"""
@@ -45,7 +44,7 @@ SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id
     first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
     observed_time bigint,
     version_time bigint, version_order integer, mongo_digest numeric, postgres_digest numeric,
-    repaired_at timestamptz, repairs integer, mongo_tenant_id uuid)
+    repaired_at timestamptz, repairs integer, row_tenant_id uuid)
 """  # noqa: S608 - names of our own columns
 _ADD_NEW = _ADD + "ON CONFLICT (namespace, row_id) DO NOTHING"
 _SAVE = (
@@ -174,7 +173,7 @@ def _plain(row: asyncpg.Record) -> MismatchRow:
     one["fields"] = orjson.loads(one["fields"])
     for name in ("mongo_digest", "postgres_digest"):
         one[name] = None if one[name] is None else int(one[name])
-    for name in ("row_id", "tenant_id", "mongo_tenant_id"):
+    for name in ("row_id", "tenant_id", "row_tenant_id"):
         one[name] = None if one[name] is None else UUID(int=one[name].int)
     return one
 

@@ -213,7 +213,7 @@ ON CONFLICT (generation, namespace, tenant_id) DO UPDATE SET
 # At the end of a generation, what is wrong and whose it is: no clock, and nothing that is looked up later.
 _FINISH = f"""
 WITH open AS (
-    SELECT state, tenant_id, mongo_tenant_id FROM crossfade.mismatch WHERE {CONCERNS.format("$2::uuid")}
+    SELECT state, tenant_id, row_tenant_id FROM crossfade.mismatch WHERE {CONCERNS.format("$2::uuid")}
 ), held AS (
     SELECT tenant_id FROM crossfade.document
     WHERE state = 'refetch' AND ($2::uuid IS NULL OR coalesce(tenant_id, $2) = $2)

@@ -38,7 +38,7 @@ class Identity(NamedTuple):
 class Look:
     """Both sides as they were read. ``kind`` None: they fit. Digests: None where there is nothing.
 
-    ``tenant`` is that of the rows, or the document's where there are none.
+    ``tenant`` is the document's, or that of the rows where it has none.
     """
 
     identity: Identity
@@ -50,8 +50,8 @@ class Look:
     fields: Sequence[Difference] = ()
     told: str = ""
     """What more there is to say of the kind."""
-    mongo_tenant: UUID | None = None
-    """The document's; None where there is no document, or nobody can tell."""
+    row_tenant: UUID | None = None
+    """The tenant that a row stands under, where ``tenant`` is another one."""
 
     @property
     def key(self) -> tuple[str, UUID]:
@@ -61,7 +61,7 @@ class Look:
     @property
     def tenants(self) -> set[UUID]:
         """Whose rows and document these are; empty: that cannot be told, and it may be anyone's."""
-        return {one for one in (self.tenant, self.mongo_tenant) if one is not None}
+        return {one for one in (self.tenant, self.row_tenant) if one is not None}
 
 
 class Moment(NamedTuple):
@@ -135,4 +135,4 @@ _REASONS = {
 
 
 def _pair(look: Look) -> tuple[object, ...]:
-    return look.kind, look.version, look.mongo, look.postgres, look.tenant, look.mongo_tenant
+    return look.kind, look.version, look.mongo, look.postgres, look.tenant, look.row_tenant

@@ -101,7 +101,7 @@ def to_row(one: Mismatch) -> MismatchRow:
         "collection": look.identity.collection,
         "document_id": look.identity.document_id,
         "tenant_id": look.tenant,
-        "mongo_tenant_id": look.mongo_tenant,
+        "row_tenant_id": look.row_tenant,
         "state": one.state,
         "kind": look.kind,
         "reason": one.reason,
@@ -133,7 +133,7 @@ def from_row(row: MismatchRow) -> Mismatch:
         row["tenant_id"],
         version,
         [Difference(*field) for field in row["fields"]],
-        mongo_tenant=row["mongo_tenant_id"],
+        row_tenant=row["row_tenant_id"],
     )
     return Mismatch(
         look,

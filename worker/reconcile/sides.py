@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,7 +31,19 @@ from worker.reconcile.compare import compare, digest
 from worker.reconcile.judge import Identity, Look, Moment
 
 _DECODED: CodecOptions[dict[str, Any]] = RAW.with_options(document_class=dict)  # pyright: ignore
+_AT_ONCE = 4 << 20  # bytes of documents that are decoded at once: what they become is ten times as large
 _UNREADABLE = (InvalidBSON, Unrebuildable, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+class _Unreadable(NamedTuple):
+    """A document in MongoDB that cannot be read, but for its id."""
+
+    id: Any
+    told: str
+
+
+_Read = dict[str, Any] | _Unreadable
+_Told = Mapping[UUID, tuple[Identity, _Read | None, Stored | None]]
 
 
 class Source(NamedTuple):
@@ -47,7 +59,11 @@ class Source(NamedTuple):
 
     def identity(self, row_id: UUID, document_id: Any) -> Identity:
         """Return the identity of a document of this collection."""
-        return Identity(self.namespace, row_id, str(self.collection), id_to_bson(document_id))
+        return self.nameless(row_id)._replace(document_id=id_to_bson(document_id))
+
+    def nameless(self, row_id: UUID) -> Identity:
+        """Return an identity without the document's id, for what may need none."""
+        return Identity(self.namespace, row_id, str(self.collection), None)
 
 
 class Sides:
@@ -96,17 +112,20 @@ class Sides:
         self, reader: Connection, source: Source, documents: Sequence[RawBSONDocument]
     ) -> list[Look]:
         """Compare documents, as they were read, with their rows as they are now."""
-        by_row = {source.plan.row_id(one["_id"]): one for one in documents}
-        async with _snapshot(reader):
-            stored = await source.documents.rows(reader, list(by_row))
-            return await self._looks(
-                reader,
-                source,
-                {
-                    row_id: (source.identity(row_id, one["_id"]), one, stored.get(row_id))
+        looks: list[Look] = []
+        for some in _by_size(documents):
+            by_row = {source.plan.row_id(_id(one)): one for one in map(_read, some)}
+            async with _snapshot(reader):
+                stored = await source.documents.rows(reader, list(by_row))
+                told = {
+                    row_id: (source.nameless(row_id), one, stored.get(row_id))
                     for row_id, one in by_row.items()
-                },
-            )
+                }
+                for look in await self._looks(reader, source, told):
+                    row_id = look.identity.row_id
+                    named = look.kind and replace(look, identity=source.identity(row_id, _id(by_row[row_id])))
+                    looks.append(named or look)
+        return looks
 
     async def without(self, reader: Connection, source: Source, identities: Sequence[Identity]) -> list[Look]:
         """Look at rows whose documents MongoDB was seen not to have."""
@@ -128,7 +147,7 @@ class Sides:
             wanted = {keys[row_id]: id_ for row_id, id_ in ids.items()}
             shown = await in_snapshot(self._client, source.collection, wanted, await self.now())
             told = {
-                row_id: (one, _document(shown, keys[row_id]), stored.get(row_id))
+                row_id: (one, _shown(shown, keys[row_id]), stored.get(row_id))
                 for row_id, one in by_row.items()
                 if keys[row_id] not in shown.left
             }
@@ -141,13 +160,13 @@ class Sides:
         self,
         reader: Connection,
         source: Source,
-        told: Mapping[UUID, tuple[Identity, RawBSONDocument | None, Stored | None]],
+        told: _Told,
         versions: Mapping[UUID, Any] | None = None,
     ) -> list[Look]:
         looks: list[Look] = []
-        for row_id, (identity, raw, stored) in told.items():
+        for row_id, (identity, read, stored) in told.items():
             version = versions.get(row_id) if versions else None
-            looks.append(_look(source, identity, raw, stored, version))
+            looks.append(_look(source, identity, read, stored, version))
         if source.mapping.tenant is not None and source.mapping.tenant.parent is not None:
             looks = await self._by_parents(reader, source, looks, told)
         return looks
@@ -157,17 +176,17 @@ class Sides:
         reader: Connection,
         source: Source,
         looks: list[Look],
-        told: Mapping[UUID, tuple[Identity, RawBSONDocument | None, Stored | None]],
+        told: _Told,
     ) -> list[Look]:
         """Look whether rows have the tenant of their parent document's row."""
         parents: dict[UUID, UUID] = {}
         name = ""
-        for row_id, (_, raw, _) in told.items():
-            if raw is None:
+        for row_id, (_, read, _) in told.items():
+            if not isinstance(read, dict):
                 continue
             try:
-                parent = source.plan.owner(bson.decode(raw.raw, _DECODED))[1]
-            except (Unmappable, *_UNREADABLE):
+                parent = source.plan.owner(read)[1]
+            except Unmappable:
                 continue
             if parent is not None:
                 parents[row_id], name = parent.row_id, parent.collection
@@ -178,10 +197,12 @@ class Sides:
         for look in looks:
             row_id = look.identity.row_id
             own = tenants.get(parents[row_id]) if row_id in parents else None
-            if own is not None:
-                look = replace(look, tenant=look.tenant or own, mongo_tenant=own)
-                if look.kind is None and look.tenant != own:
-                    look = _of_tenant(look, "a row has another tenant than its parent document's row")
+            if own is not None and look.tenant is None:
+                look = replace(look, tenant=own)
+            elif own is not None and look.tenant != own:
+                why = "a row has another tenant than its parent document's row"
+                look = replace(look, tenant=own, row_tenant=look.tenant)
+                look = replace(look, kind="tenant", told=why) if look.kind in (None, "different") else look
             result.append(look)
         return result
 
@@ -189,32 +210,25 @@ class Sides:
 def _look(
     source: Source,
     identity: Identity,
-    raw: RawBSONDocument | None,
+    read: _Read | None,
     stored: Stored | None,
     version: Any,
 ) -> Look:
-    column = source.plan.table.tenant
-    tenant: UUID | None = None
-    if stored is not None and column is not None:
-        tenant = _stored_tenant(source, stored)
-
-    own: UUID | None = None
+    stands = _stored_tenant(source, stored)
+    document = without_ignored(source.mapping, read) if isinstance(read, dict) else None
+    tenant = (_tenant(source, document) if document is not None else None) or _plain(stands)
+    elsewhere = stands != tenant
+    row_tenant = _plain(stands) if elsewhere else None
 
     def look(
         kind: str | None, mongo: int | None, postgres: int | None, told: str = "", fields: Any = ()
     ) -> Look:
-        return Look(identity, kind, mongo, postgres, tenant, version, fields, told, own)
+        return Look(identity, kind, mongo, postgres, tenant, version, fields, told, row_tenant)
 
-    document: dict[str, Any] | None = None
-    if raw is not None:
-        try:
-            document = without_ignored(source.mapping, bson.decode(raw.raw, _DECODED))
-        except _UNREADABLE as error:
-            return look("unreadable", None, None, f"the document cannot be read ({type(error).__name__})")
-        own = _tenant(source, document)
-        tenant = own if tenant is None else tenant
-        if source.plan.row_id(document["_id"]) != identity.row_id:
-            return look("duplicate", digest(document), None, "the document's own row is another one")
+    if isinstance(read, _Unreadable):
+        return look("unreadable", None, None, read.told)
+    if document is not None and source.plan.row_id(document["_id"]) != identity.row_id:
+        return look("duplicate", digest(document), None, "the document's own row is another one")
     alone = digest(document) if document is not None and (stored is None or stored.number != 1) else None
     if stored is not None and stored.row is None and document is None:
         return look("orphan", None, None)
@@ -229,19 +243,17 @@ def _look(
     if document is None:
         return look("extra", None, digest(rebuilt))
     compared = compare(document, rebuilt)
-    if compared.differences:
-        return look("different", compared.mongo, compared.postgres, "", compared.differences)
-    fitting = look(None, compared.mongo, compared.postgres)
-    if column is not None and own is not None and tenant != own:
-        return _of_tenant(fitting, "its row stands under another tenant")
+    kind = "different" if compared.differences else None
+    seen = look(kind, compared.mongo, compared.postgres, "", compared.differences)
+    # Who can read a row matters more than what it says: so this is told first, with all that differs.
+    if elsewhere:
+        return replace(seen, kind="tenant", told="its row stands under another tenant")
     for table, rows in zip(source.plan.children, stored.children, strict=True):
-        if table.tenant is not None and any(row[table.tenant] != tenant for row in rows):
-            return _of_tenant(fitting, f"a row of {table.table} stands under another tenant")
-    return fitting
-
-
-def _of_tenant(look: Look, told: str) -> Look:
-    return replace(look, kind="tenant", told=told)
+        for row in rows if table.tenant is not None else ():
+            if row[table.tenant] != tenant:
+                why = f"a row of {table.table} stands under another tenant"
+                return replace(seen, kind="tenant", told=why, row_tenant=_plain(row[table.tenant]))
+    return seen
 
 
 def _tenant(source: Source, document: dict[str, Any]) -> UUID | None:
@@ -251,17 +263,44 @@ def _tenant(source: Source, document: dict[str, Any]) -> UUID | None:
         return None
 
 
-def _stored_tenant(source: Source, stored: Stored) -> UUID | None:
+def _stored_tenant(source: Source, stored: Stored | None) -> Any:
+    """Return the tenant that a document's rows stand under, as asyncpg has it."""
+    column = source.plan.table.tenant
+    if stored is None or column is None:
+        return None
     if stored.row is not None:
-        return _plain(stored.row[source.plan.table.tenant])
+        return stored.row[column]
     for table, rows in zip(source.plan.children, stored.children, strict=True):
         if table.tenant is not None and rows:
-            return _plain(rows[0][table.tenant])
+            return rows[0][table.tenant]
     return None
 
 
-def _document(shown: Shown, key: bytes) -> RawBSONDocument | None:
-    return shown.documents.get(key)
+def _shown(shown: Shown, key: bytes) -> _Read | None:
+    raw = shown.documents.get(key)
+    return None if raw is None else _read(raw)
+
+
+def _read(raw: RawBSONDocument) -> _Read:
+    try:
+        return bson.decode(raw.raw, _DECODED)
+    except _UNREADABLE as error:
+        return _Unreadable(raw["_id"], f"the document cannot be read ({type(error).__name__})")
+
+
+def _id(read: _Read) -> Any:
+    return read.id if isinstance(read, _Unreadable) else read["_id"]
+
+
+def _by_size(documents: Sequence[RawBSONDocument]) -> Iterator[Sequence[RawBSONDocument]]:
+    """Yield them in parts that memory holds decoded; a part is one document at least."""
+    start = size = 0
+    for place, document in enumerate(documents):
+        size += len(document.raw)
+        if size > _AT_ONCE and place > start:
+            yield documents[start:place]
+            start, size = place, len(document.raw)
+    yield documents[start:]
 
 
 def _id_of(source: Source, identity: Identity, stored: Stored | None) -> Any:

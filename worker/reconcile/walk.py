@@ -104,8 +104,8 @@ class Walk:
         sums: dict[SumKey, Sum] = {}
         for look in looks:
             for tenant, mongo, postgres in (
-                (look.mongo_tenant or look.tenant, look.mongo, None),
-                (look.tenant, None, look.postgres),
+                (look.tenant, look.mongo, None),
+                (look.row_tenant or look.tenant, None, look.postgres),
             ):
                 if (mongo is not None or postgres is not None) and self._sums_up(tenant):
                     key = look.identity.namespace, tenant
@@ -200,7 +200,7 @@ class Walk:
 
     def _read_before(self, mapping: CollectionMapping, look: Look) -> bool:
         only = self._only(mapping, Collection.parse(look.identity.collection))
-        return only is None or look.mongo_tenant == self.tenant
+        return only is None or look.tenant == self.tenant
 
     def _row(self, source: Source, row: row_keys.RowKey) -> _Row:
         return _Row(row.row_id, row.tenant_id, row_keys.document_id(source.rebuilder, source.mapping, row))
@@ -219,12 +219,13 @@ class Walk:
                 all_ = [its.identity(one.row_id, one.document_id) for one in some]
                 looks += [look for look, _ in await look_at(self.sides, self.reader, all_, ())]
                 continue
-            ids = {document_key(one.document_id): one.document_id for one in some}
+            keys = [document_key(one.document_id) for one in some]
+            ids = {key: one.document_id for key, one in zip(keys, some, strict=True)}
             gone, _ = await absent(self.client, collection, ids, await self.sides.now())
             wrong = [
                 one
-                for one in some
-                if document_key(one.document_id) in gone or its.plan.row_id(one.document_id) != one.row_id
+                for key, one in zip(keys, some, strict=True)
+                if key in gone or its.plan.row_id(one.document_id) != one.row_id
             ]
             if wrong:
                 identities = [its.identity(one.row_id, one.document_id) for one in wrong]
