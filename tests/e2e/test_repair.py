@@ -159,7 +159,7 @@ async def test_five_hundred_mismatches_are_mended_while_writes_go_on_and_nothing
         assert len(told["repair"]) == len(told["repaired"]) == 500
         assert all(one["mongo"] == one["postgres"] for one in told["repaired"])
         unequal = [one for one in told["repair"] if one["kind"] not in ("tenant", "orphan")]
-        assert len(unequal) > 400 and all(one["mongo"] != one["postgres"] for one in unequal)
+        assert len(unequal) >= 400 and all(one["mongo"] != one["postgres"] for one in unequal)
 
 
 async def test_an_event_whose_row_stands_under_another_tenant_is_a_dead_letter_until_it_is_repaired(
