@@ -1,4 +1,4 @@
-"""`crossfade reconcile --once`, and what was found: `crossfade mismatches` and `crossfade generations`."""
+"""`crossfade reconcile --once`, and `crossfade generations`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import click
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from topics import key_to_id
+from worker import mismatch_report as report
 from worker.broker.changes import Lost
 from worker.errors import Transient, UsageError
-from worker.mapping.extended import as_id
 from worker.postgres import mismatches, reconciliation
 from worker.postgres.connect import connect
 from worker.postgres.leadership import Leadership
@@ -26,7 +24,6 @@ from worker.postgres.reconciliation import Generation
 from worker.reconcile.reconciler import NotWanted, Reconciler, opened
 from worker.settings import Settings, load
 
-F = TypeVar("F", bound=Callable[..., Any])
 _LISTED = 100
 _AGAIN_EVERY = 0.5  # seconds
 
@@ -104,7 +101,7 @@ async def _once(
             "rows": rows,
             **ended._asdict(),
             "sums": [_sum(row) for row in sums],
-            "listed": [told_mismatch(row) for row in found],
+            "listed": [report.told(row) for row in found],
         }
 
 
@@ -141,34 +138,6 @@ def _sum(row: Any) -> dict[str, Any]:
     }
 
 
-def told_mismatch(row: mismatches.MismatchRow) -> dict[str, Any]:
-    """Return a mismatch as it is printed; ids, paths and types, never a value."""
-    id_ = None if row["document_id"] is None else as_id(key_to_id(row["document_id"]))
-    return {
-        "collection": row["collection"],
-        "row_id": str(row["row_id"]),
-        "id": id_,
-        "tenant": row["tenant_id"] and str(row["tenant_id"]),
-        "row_tenant": row["row_tenant_id"] and str(row["row_tenant_id"]),
-        "state": row["state"],
-        "kind": row["kind"],
-        "reason": row["reason"],
-        "fields": [
-            {"path": path, "mongo": mongo, "postgres": postgres} for path, mongo, postgres in row["fields"]
-        ],
-        "first_seen_at": row["first_seen_at"],
-        "since": row["since"],
-        "checked_at": row["checked_at"],
-        "changes": row["changes"],
-        "repairs": row["repairs"],
-    }
-
-
-def print_json(value: Any) -> None:
-    """Print JSON to stdout."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
-
-
 def run_once(tenant: UUID | None, within: float, as_json: bool) -> None:
     """Run `once` with a progress bar; exit 1 unless equal."""
     settings = load()
@@ -183,7 +152,7 @@ def run_once(tenant: UUID | None, within: float, as_json: bool) -> None:
             once(settings, tenant, within, lambda d, r: progress.update(task, documents=d, rows=r))
         )
     if as_json:
-        print_json(result)
+        report.print_json(result)
     else:
         _tell(result)
     sys.exit(0 if result["equal"] else 1)
@@ -195,70 +164,8 @@ def _tell(result: dict[str, Any]) -> None:
         click.echo(f"equal: {what}")
         return
     click.echo(f"NOT equal: {what}; {result['mismatches']:,} mismatches, {result['settling']:,} settling")
-    _table(result["listed"])
+    report.print_table(result["listed"])
     click.echo("More: crossfade mismatches list", err=True)
-
-
-def _table(listed: list[dict[str, Any]]) -> None:
-    table = Table(box=None)
-    for name in ("collection", "id", "state", "kind", "fields", "reason"):
-        table.add_column(name, overflow="fold")
-    for one in listed:
-        fields = ", ".join(
-            f"{field['path']} ({field['mongo'] or 'missing'}, {field['postgres'] or 'missing'})"
-            for field in one["fields"][:3]
-        )
-        id_ = one["row_id"] if one["id"] is None else orjson.dumps(one["id"]).decode()
-        table.add_row(one["collection"], id_, one["state"], one["kind"], fields, one["reason"])
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-@click.group(name="mismatches")
-def mismatches_() -> None:
-    """Documents that do not fit: what the reconciler has found.
-
-    \b
-    Examples:
-      crossfade mismatches list --state real
-      crossfade mismatches list --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff --json
-    """
-
-
-@mismatches_.command(name="list")
-@click.option("--tenant", type=click.UUID, help="Of one tenant.")
-@click.option("--collection", help="Of one collection: database.name, as the mapping has it.")
-@click.option("--state", type=click.Choice(["settling", "real"]), help="Only these.")
-@click.option("--limit", default=_LISTED, show_default=True, type=click.IntRange(1, 100_000), help="At most.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def list_(tenant: UUID | None, collection: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """List mismatches: ids, the fields that differ, and both types; never a value.
-
-    Exit 1 where there are any.
-
-    \b
-    Examples:
-      crossfade mismatches list --state real
-      crossfade mismatches list --collection spaces.pages --json
-    """
-    found = [
-        told_mismatch(row)
-        for row in asyncio.run(_read(tenant=tenant, namespace=collection, state=state, limit=limit))
-    ]
-    if as_json:
-        print_json(found)
-    elif found:
-        _table(found)
-    else:
-        click.echo("none")
-    sys.exit(1 if found else 0)
-
-
-async def _read(**which: Any) -> list[mismatches.MismatchRow]:
-    connection = await connect(load().postgres_dsn.get_secret_value(), "mismatches")
-    try:
-        return await mismatches.read(connection, **which)
-    finally:
-        connection.terminate()
 
 
 @click.command()
@@ -274,7 +181,7 @@ def generations(limit: int, as_json: bool) -> None:
     """
     rows = [dict(row) for row in asyncio.run(_history(limit))]
     if as_json:
-        print_json(rows)
+        report.print_json(rows)
         return
     table = Table(box=None)
     for name in ("generation", "kind", "tenant", "began", "ended", "documents", "settling", "mismatches"):

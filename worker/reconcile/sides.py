@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -64,6 +64,16 @@ class Source(NamedTuple):
     def nameless(self, row_id: UUID) -> Identity:
         """Return an identity without the document's id, for what may need none."""
         return Identity(self.namespace, row_id, str(self.collection), None)
+
+
+class Both(NamedTuple):
+    """A document as each side has it; None also where it is there and cannot be read."""
+
+    look: Look
+    in_mongo: bool
+    document: dict[str, Any] | None
+    in_postgres: bool
+    rebuilt: dict[str, Any] | None
 
 
 class Sides:
@@ -132,6 +142,24 @@ class Sides:
         async with _snapshot(reader):
             stored = await source.documents.rows(reader, [one.row_id for one in identities])
         return [_look(source, one, None, stored.get(one.row_id), None) for one in identities]
+
+    async def both(self, reader: Connection, source: Source, identity: Identity) -> Both:
+        """Look at one document, and return what each side has of it."""
+        async with _snapshot(reader):
+            stored = (await source.documents.rows(reader, [identity.row_id])).get(identity.row_id)
+            versions = await reconciliation.versions(reader, source.namespace, [identity.row_id])
+            id_ = _id_of(source, identity, stored)
+            key = document_key(id_)
+            read = _shown(
+                await in_snapshot(self._client, source.collection, {key: id_}, await self.now()), key
+            )
+            (look,) = await self._looks(reader, source, {identity.row_id: (identity, read, stored)}, versions)
+        document = without_ignored(source.mapping, read) if isinstance(read, dict) else None
+        rebuilt: dict[str, Any] | None = None
+        if stored is not None and stored.row is not None:
+            with suppress(*_UNREADABLE):
+                rebuilt = source.documents.rebuild(stored)
+        return Both(look, read is not None, document, stored is not None, rebuilt)
 
     async def look(
         self, reader: Connection, source: Source, identities: Sequence[Identity], copying: bool
