@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
@@ -17,15 +17,17 @@ from rich.table import Table
 from worker import mismatch_report as report
 from worker.broker.changes import Lost
 from worker.errors import Transient, UsageError
-from worker.postgres import mismatches, reconciliation
-from worker.postgres.connect import connect
+from worker.postgres import mismatches, proof, reconciliation
+from worker.postgres.connect import Connection, connect
 from worker.postgres.leadership import Leadership
+from worker.postgres.mapping_versions import told_clearly
 from worker.postgres.reconciliation import Generation
 from worker.reconcile.reconciler import NotWanted, Reconciler, opened
 from worker.settings import Settings, load
 
 _LISTED = 100
 _AGAIN_EVERY = 0.5  # seconds
+T = TypeVar("T")
 
 
 async def once(
@@ -163,42 +165,94 @@ def _tell(result: dict[str, Any]) -> None:
     if result["equal"]:
         click.echo(f"equal: {what}")
         return
-    click.echo(f"NOT equal: {what}; {result['mismatches']:,} mismatches, {result['settling']:,} settling")
+    held = f", {result['held']:,} held (crossfade batches refetch)" if result["held"] else ""
+    unequal = f"{result['mismatches']:,} mismatches, {result['settling']:,} settling{held}"
+    click.echo(f"NOT equal: {what}; {unequal}")
     report.print_table(result["listed"])
     click.echo("More: crossfade mismatches list", err=True)
 
 
 @click.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="At most.")
+@click.option("--kind", type=click.Choice(["full", "changes"]), help="Of this kind.")
+@click.option(
+    "--by-tenant",
+    is_flag=True,
+    help="The last clean generation of each tenant instead, those that have none first.",
+)
+@click.option("--tenant", type=click.UUID, help="With --by-tenant: of this tenant alone.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def generations(limit: int, as_json: bool) -> None:
-    """List the reconciler's generations, the newest first.
+def generations(kind: str | None, by_tenant: bool, tenant: UUID | None, limit: int, as_json: bool) -> None:
+    """List the reconciler's generations, the newest first; or the last clean one of each tenant.
+
+    A generation is clean when all was looked at, and at its end nothing was wrong. With --by-tenant, exit 1
+    where a tenant has no clean generation. Tenants whose writes go to PostgreSQL are left out.
 
     \b
     Examples:
-      crossfade generations
-      crossfade generations --limit 5 --json
+      crossfade generations --kind full
+      crossfade generations --by-tenant --limit 10000 --json
+      crossfade generations --by-tenant --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff
     """
-    rows = [dict(row) for row in asyncio.run(_history(limit))]
+    if tenant is not None and not by_tenant:
+        raise click.UsageError("--tenant needs --by-tenant")
+    if kind is not None and by_tenant:
+        raise click.UsageError("--kind and --by-tenant exclude each other")
+    if by_tenant:
+        _by_tenant(tenant, limit, as_json)
+        return
+    rows = [dict(row) for row in asyncio.run(_ask(lambda one: reconciliation.history(one, limit, kind)))]
     if as_json:
         report.print_json(rows)
         return
-    table = Table(box=None)
-    for name in ("generation", "kind", "tenant", "began", "ended", "documents", "settling", "mismatches"):
-        table.add_column(name)
+    shown: list[tuple[Any, ...]] = []
     for row in rows:
-        ended = "given up" if row["given_up"] else row["finished_at"] or "under way"
-        shown = (
-            row["generation"], row["kind"], row["tenant_id"] or "all", row["started_at"], ended,
-            row["documents"], row["settling"], row["mismatches"],
-        )  # fmt: skip
-        table.add_row(*("" if one is None else str(one) for one in shown))
+        ended = row["finished_at"] or ("given up" if row["given_up"] else "under way")
+        if row["finished_at"] and row["given_up"]:
+            ended = f"{ended} (proves nothing any more)"
+        shown.append(
+            (
+                *(row["generation"], row["kind"], row["tenant_id"] or "all", row["started_at"], ended),
+                *(row["documents"], row["settling"], row["mismatches"], row["held"]),
+            )
+        )
+    heads = ("generation", "kind", "tenant", "began", "ended", "documents", "settling", "mismatches", "held")
+    _table(heads, shown)
+
+
+def _by_tenant(tenant: UUID | None, limit: int, as_json: bool) -> None:
+    publisher = load().publisher
+    found = asyncio.run(_ask(lambda one: proof.clean_by_tenant(one, publisher, tenant, limit)))
+    told = [
+        {
+            "tenant": str(one.tenant_id),
+            "clean_generation": one.clean and one.clean.generation,
+            "clean_ended_at": one.clean and one.clean.ended_at,
+        }
+        for one in found
+    ]
+    if as_json:
+        report.print_json(told)
+    else:
+        heads = ("tenant", "last clean generation", "ended")
+        rows = [(one["tenant"], one["clean_generation"] or "none", one["clean_ended_at"]) for one in told]
+        _table(heads, rows)
+    sys.exit(1 if any(one.clean is None for one in found) else 0)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(box=None)
+    for head in heads:
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*("" if one is None else str(one) for one in row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-async def _history(limit: int) -> Any:
+async def _ask(work: Callable[[Connection], Awaitable[T]]) -> T:
     connection = await connect(load().postgres_dsn.get_secret_value(), "generations")
     try:
-        return await reconciliation.history(connection, limit)
+        with told_clearly():
+            return await work(connection)
     finally:
         connection.terminate()

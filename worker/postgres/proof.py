@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from worker.postgres import mismatches
 from worker.postgres.connect import Connection
 from worker.postgres.mismatches import ANY, CONCERNS, WHOSE
 from worker.postgres.reconciliation import FORWARD, MOST_TOLD, STANDS
@@ -54,6 +55,58 @@ WHERE ended_moment > (SELECT min(seen_moment) FROM wrong)
 """  # noqa: S608
 
 
+_UNDER_WAY = f"""
+SELECT generation, tenant_id, started_at, documents, rows, seconds, (
+    SELECT max(last_read_at) FROM crossfade.generation_sum s WHERE s.generation = g.generation)
+FROM crossfade.generation g
+WHERE kind = 'full' AND finished_at IS NULL AND {STANDS.format("$1")} ORDER BY generation DESC LIMIT 1
+"""  # noqa: S608
+_LAST_FULL = f"""
+SELECT generation, started_at, finished_at, documents, rows, seconds, settling, mismatches, coalesce(held, 0),
+    {STANDS.format("$1")}, given_up, incarnation IS NOT DISTINCT FROM
+        (SELECT incarnation FROM crossfade.checkpoint WHERE publisher = $1),
+    mapping_changes = (SELECT changes FROM crossfade.mapping)
+FROM crossfade.generation WHERE kind = 'full' AND tenant_id IS NULL AND finished_at IS NOT NULL
+ORDER BY generation DESC LIMIT 1
+"""  # noqa: S608
+
+
+class UnderWay(NamedTuple):
+    """A full generation that has not ended. ``last_read_at``: what was read of a document."""
+
+    generation: int
+    tenant_id: UUID | None
+    started_at: datetime
+    documents: int
+    rows: int
+    seconds: float
+    last_read_at: datetime | None
+
+
+class LastFull(NamedTuple):
+    """The last full generation of all tenants that has ended. ``stale``: why it proves nothing any more."""
+
+    generation: int
+    started_at: datetime
+    ended_at: datetime
+    documents: int
+    rows: int
+    seconds: float
+    settling: int
+    mismatches: int
+    held: int
+    stale: str | None
+
+
+class Proof(NamedTuple):
+    """What the reconciler has proven so far. ``open``: state, kind, number, and since when, of mismatches."""
+
+    under_way: UnderWay | None
+    last_full: LastFull | None
+    clean: Clean | None
+    open: Sequence[tuple[str, str, int, datetime]]
+
+
 class Clean(NamedTuple):
     """A generation at whose end nothing was wrong."""
 
@@ -68,6 +121,9 @@ class CleanFor(NamedTuple):
     clean: Clean | None
 
 
+NOTHING = Proof(None, None, None, ())
+
+
 async def clean(connection: Connection, publisher: str, tenant: UUID | None = None) -> Clean | None:
     """Return the last generation that was clean for a tenant, or for all."""
     row = await connection.fetchrow(_CLEAN_FOR, publisher, tenant)
@@ -80,6 +136,28 @@ async def clean_by_tenant(
     """Return tenants, or one, whose rows follow MongoDB: first those without a clean generation."""
     rows = await connection.fetch(_BY_TENANT, publisher, tenant, limit)
     return [CleanFor(UUID(int=row[0].int), None if row[1] is None else Clean(row[1], row[2])) for row in rows]
+
+
+async def read(connection: Connection, publisher: str) -> Proof:
+    """Return what is proven, to be told; in one snapshot where the caller has one."""
+    under_way = await connection.fetchrow(_UNDER_WAY, publisher)
+    last = await connection.fetchrow(_LAST_FULL, publisher)
+    return Proof(
+        under_way and UnderWay(*under_way),
+        last and LastFull(*last[:9], stale=_stale(*last[9:])),
+        await clean(connection, publisher),
+        await mismatches.counts(connection),
+    )
+
+
+def _stale(stands: bool, given_up: bool, incarnation: bool, mapping: bool) -> str | None:
+    if stands:
+        return None
+    if given_up:
+        return "changes that followed it were not seen"
+    if not incarnation:
+        return "the change stream began anew"
+    return "collections were copied again" if mapping else "the mapping was changed"
 
 
 async def spoil(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
