@@ -49,6 +49,12 @@ async def clean(w: World, tenant: UUID | None = None) -> int:
         connection.terminate()
 
 
+async def told(w: World, *arguments: str) -> tuple[int, Any]:
+    code, out, err = await command(w, *arguments, "--json")
+    assert out, err
+    return code, json.loads(out)
+
+
 async def execute(w: World, statement: str, *arguments: object) -> None:
     connection = await w.connect()
     try:
@@ -62,6 +68,7 @@ async def test_documents_held_are_mismatches_at_once_and_no_generation_is_clean(
     services: Services, tmp_path: Path
 ) -> None:
     async with two_tenants(services, tmp_path) as w:
+        assert "proof    never was everything compared" in (await command(w, "status"))[1]
         await w.start("reconcile", "reconcile")
         ended = "SELECT count(*) FROM crossfade.generation WHERE kind = 'full' AND finished_at IS NOT NULL"
         await w.until_value(ended, 1)
@@ -78,6 +85,12 @@ async def test_documents_held_are_mismatches_at_once_and_no_generation_is_clean(
         of_changes = "SELECT count(*) FROM crossfade.generation WHERE kind = 'changes' AND held > 0"
         await w.until_value(of_changes, 1)
         assert await clean(w) == before
+        _, status = await told(w, "status")
+        proven = status["reconcile"]
+        assert (status["held"], proven["clean"]["generation"], proven["under_way"]) == (held, before, None)
+        assert proven["last_full"]["documents"] == DOCUMENTS and proven["last_full"]["stale"] is None
+        (missing,) = proven["mismatches"]
+        assert (missing["state"], missing["kind"], missing["count"]) == ("real", "missing", held)
         assert await w.stop("reconcile") == 0
 
         code, result = await reconciled(w)
@@ -90,6 +103,19 @@ async def test_documents_held_are_mismatches_at_once_and_no_generation_is_clean(
         code, result = await reconciled(w)
         assert (code, result["equal"], result["held"]) == (0, True, 0)
         assert await clean(w) == result["generation"]
+        code, tenants = await told(w, "generations", "--by-tenant")
+        assert code == 0 and {one["tenant"] for one in tenants} == {str(ONE), str(TWO)}
+        assert {one["clean_generation"] for one in tenants} == {result["generation"]}
+        code, fulls = await told(w, "generations", "--kind", "full")
+        assert [one["mismatches"] for one in fulls] == [0, held, 0]
+
+        # Copied again: rows are written that were compared before.
+        code, out, err = await command(w, "copy", "start", "--collection", f"{w.name}.a", "--yes")
+        assert code == 0, out + err
+        await w.until_value("SELECT copies FROM crossfade.collection", 2)
+        await w.settled()
+        assert await clean(w) == 0
+        assert "proof    none any more: collections were copied again" in (await command(w, "status"))[1]
 
 
 async def test_documents_held_that_mongodb_no_longer_has_are_not_clean_either(
@@ -101,6 +127,8 @@ async def test_documents_held_that_mongodb_no_longer_has_are_not_clean_either(
         code, result = await reconciled(w)
         assert (code, result["equal"], result["mismatches"], result["held"]) == (1, False, 0, 1)
         assert (await clean(w), await clean(w, TWO)) == (0, 0)
+        code, tenants = await told(w, "generations", "--by-tenant", "--limit", "1")
+        assert (code, tenants[0]["tenant"], tenants[0]["clean_generation"]) == (1, str(TWO), None)
         assert await clean(w, ONE) == result["generation"]
 
 
