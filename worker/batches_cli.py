@@ -11,10 +11,9 @@ from typing import Any
 
 import click
 import orjson
-from bson import json_util
-from bson.binary import UuidRepresentation
 
 from worker.errors import CrossfadeError, Transient, UsageError
+from worker.extended_json import extended
 from worker.mapping import load as load_mapping
 from worker.postgres import batches as log
 from worker.postgres.batches import Batch, Written
@@ -26,9 +25,6 @@ from worker.repair.refetch import Fetched, Progress, Refetch
 from worker.repair.rollback import Outlook, Rollback, Undone
 from worker.settings import Settings, load
 
-_EXTENDED = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.CANONICAL, uuid_representation=UuidRepresentation.STANDARD
-)
 _NUMBER = click.IntRange(1, 2**63 - 1)  # a bigint
 _TELL_EVERY = 2.0  # seconds
 _STATES = {"live": "live", "deleted": "deleted", "refetch": "held"}
@@ -290,7 +286,7 @@ def line(told: dict[str, Any]) -> str:
 def _document(one: Written) -> dict[str, Any]:
     return {
         "collection": one.namespace,
-        "id": json.loads(json_util.dumps(one.id, json_options=_EXTENDED)),
+        "id": extended(one.id),
         "row_id": str(one.row_id),
         "tenant": one.tenant_id and str(one.tenant_id),
         "state": _STATES[one.state],

@@ -26,7 +26,8 @@ from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
 from worker.inspect_cli import inspect
-from worker.reconcile_cli import generations, mismatches_, run_once
+from worker.mismatches_cli import mismatches_
+from worker.reconcile_cli import generations, run_once
 from worker.repair_cli import repair
 from worker.settings import Settings, load
 from worker.status import status

@@ -10,13 +10,13 @@ from uuid import UUID
 
 import click
 import orjson
-from bson import Binary, json_util
-from bson.binary import UuidRepresentation
+from bson import Binary
 from bson.errors import BSONError
 
 from topics import EnvelopeError, decode, key_to_id
 from topics.envelope import MAX_ORDER
 from worker.errors import ConfigurationError
+from worker.extended_json import extended
 from worker.postgres import dead_letter_office as office
 from worker.postgres.audit import os_user
 from worker.postgres.connect import Connection
@@ -25,9 +25,6 @@ from worker.settings import load
 
 UNKNOWN_TENANT = "tenant unknown: blocks every tenant's cutover"
 _T = TypeVar("_T")
-_EXTENDED = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.CANONICAL, uuid_representation=UuidRepresentation.STANDARD
-)
 _NUMBER = click.IntRange(1, 2**63 - 1)  # a bigint
 _kind = click.option("--kind", "kinds", multiple=True, help="Of this kind; may be given several times.")
 _collection = click.option("--collection", help="Of this collection: `database.name`, or the name alone.")
@@ -249,7 +246,7 @@ def tell(letter: Letter) -> dict[str, Any]:
         "kind": letter.kind,
         "reason": letter.reason,
         "collection": letter.namespace or None,
-        "id": None if letter.document_id is None else _extended(key_to_id(letter.document_id)),
+        "id": None if letter.document_id is None else extended(key_to_id(letter.document_id)),
         "row_id": letter.row_id and str(letter.row_id),
         "tenant": letter.tenant_id and str(letter.tenant_id),
         "version": version,
@@ -277,11 +274,11 @@ def line(told: dict[str, Any]) -> str:
 def _content(value: bytes) -> dict[str, Any]:
     try:
         event = decode(value)
-        document = None if event.document is None else _extended(event.document)
+        document = None if event.document is None else extended(event.document)
         order = "snapshot" if event.version.order == MAX_ORDER else event.version.order
         return {"operation": event.operation.value, "order": order, "document": document}
     except (EnvelopeError, BSONError, RecursionError):
-        return {"value": _extended(Binary(value))}
+        return {"value": extended(Binary(value))}
 
 
 def _ask(work: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -302,7 +299,3 @@ def _no_such(ids: Sequence[int]) -> ConfigurationError:
 
 def _who(one: office.Audited) -> str:
     return f"{one.database_user} ({one.os_user})"
-
-
-def _extended(value: Any) -> Any:
-    return json.loads(json_util.dumps(value, json_options=_EXTENDED))

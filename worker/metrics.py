@@ -268,6 +268,18 @@ CLEAN_AGE = Age(
     "Since the end of the last generation in which everything was equal; no sample where there was none",
     RECONCILE,
 )
+# gauge, documents: of batches that were rolled back, which wait to be fetched again
+HELD = Known(
+    "crossfade_reconcile_held_documents",
+    "Documents of batches that were rolled back, which wait to be fetched again",
+    RECONCILE,
+)
+# gauge, seconds: since all changes that apply had read were looked at, computed at the scrape
+LOOKED_AGE = Age(
+    "crossfade_reconcile_looked_age_seconds",
+    "Since every change that apply had read was looked at; no sample from a reconciler that stands by",
+    RECONCILE,
+)
 # counter, documents: sent anew by the reconciler itself
 REPAIRS = Counter(
     "crossfade_reconcile_repairs_total",

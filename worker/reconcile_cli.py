@@ -1,32 +1,33 @@
-"""`crossfade reconcile --once`, and what was found: `crossfade mismatches` and `crossfade generations`."""
+"""`crossfade reconcile --once`, and `crossfade generations`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import click
-import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from topics import key_to_id
-from worker.errors import UsageError
-from worker.mapping.extended import as_id
-from worker.postgres import mismatches, reconciliation
-from worker.postgres.connect import connect
+from worker import mismatch_report as report
+from worker.broker.changes import Lost
+from worker.errors import Transient, UsageError
+from worker.postgres import mismatches, proof, reconciliation
+from worker.postgres.connect import Connection, connect
 from worker.postgres.leadership import Leadership
+from worker.postgres.mapping_versions import told_clearly
+from worker.postgres.reconciliation import Generation
 from worker.reconcile.reconciler import NotWanted, Reconciler, opened
 from worker.settings import Settings, load
 
-F = TypeVar("F", bound=Callable[..., Any])
 _LISTED = 100
 _AGAIN_EVERY = 0.5  # seconds
+T = TypeVar("T")
 
 
 async def once(
@@ -60,9 +61,11 @@ async def once(
 async def _once(
     reconciler: Reconciler, tenant: UUID | None, within: float, told: Callable[[int, int], None]
 ) -> dict[str, Any]:
+    changes = await _follow(reconciler, tenant)
+    await _copied(reconciler, within)
     while True:
-        await reconciler.follow({})
-        generation = await reconciler.begin_full(tenant)
+        # A part of one tenant's that was left under way is of changes that nobody follows.
+        generation = await reconciler.begin_full(tenant, afresh=tenant is not None)
         documents, rows = generation.documents, generation.rows
         try:
             async for step in reconciler.steps(generation):
@@ -70,27 +73,58 @@ async def _once(
                 told(documents, rows)
             until = time.monotonic() + within
             while True:
-                await reconciler.look_again(await reconciler.copying(), tenant)
+                # Also at what was changed while it walked.
+                swept = await reconciler.sweep(generation.number, tenant)
+                if changes is not None and not await reconciler.note_changes(changes, swept.looked_at):
+                    changes = await reconciler.begin_changes()
                 counts = await mismatches.counts(reconciler.store, tenant)
                 settling = sum(count for state, _, count, _ in counts if state == "settling")
-                if not settling or time.monotonic() > until:
+                if (swept.complete and not settling) or time.monotonic() > until:
                     break
                 await asyncio.sleep(_AGAIN_EVERY)
-            settling, real = await reconciler.finish(generation)
+            if not swept.complete:
+                raise Transient(
+                    f"not all that was changed meanwhile was looked at in {within:.0f} s",
+                    remedy="try again, with a longer --within",
+                )
+            ended = await reconciler.finish(generation)
         except NotWanted:
             continue
+        except Lost:
+            raise Transient(
+                "Kafka no longer has all that was changed meanwhile", remedy="try again"
+            ) from None
         found = await mismatches.read(reconciler.store, tenant=tenant, limit=_LISTED)
         sums = await reconciliation.sums(reconciler.store, generation.number)
         return {
             "generation": generation.number,
-            "equal": not settling and not real,
+            "equal": not any(ended),
             "documents": documents,
             "rows": rows,
-            "settling": settling,
-            "mismatches": real,
+            **ended._asdict(),
             "sums": [_sum(row) for row in sums],
-            "listed": [told_mismatch(row) for row in found],
+            "listed": [report.told(row) for row in found],
         }
+
+
+async def _follow(reconciler: Reconciler, tenant: UUID | None) -> Generation | None:
+    """Follow changes: for all tenants as the reconciler's process does, which may go on from there."""
+    if tenant is None:
+        return (await reconciler.go_on())[0]
+    await reconciler.follow({})
+    return None
+
+
+async def _copied(reconciler: Reconciler, within: float) -> None:
+    """Wait until every copy is applied: what it writes anew would have been compared before."""
+    until = time.monotonic() + within
+    while copying := await reconciler.copying():
+        if time.monotonic() > until:
+            raise Transient(
+                f"{', '.join(sorted(copying))}: not all copied and applied in {within:.0f} s",
+                remedy="`crossfade status` tells how far it is",
+            )
+        await asyncio.sleep(_AGAIN_EVERY)
 
 
 def _sum(row: Any) -> dict[str, Any]:
@@ -104,33 +138,6 @@ def _sum(row: Any) -> dict[str, Any]:
         "first_read_at": row["first_read_at"],
         "last_read_at": row["last_read_at"],
     }
-
-
-def told_mismatch(row: mismatches.MismatchRow) -> dict[str, Any]:
-    """Return a mismatch as it is printed; ids, paths and types, never a value."""
-    id_ = None if row["document_id"] is None else as_id(key_to_id(row["document_id"]))
-    return {
-        "collection": row["collection"],
-        "row_id": str(row["row_id"]),
-        "id": id_,
-        "tenant": row["tenant_id"] and str(row["tenant_id"]),
-        "state": row["state"],
-        "kind": row["kind"],
-        "reason": row["reason"],
-        "fields": [
-            {"path": path, "mongo": mongo, "postgres": postgres} for path, mongo, postgres in row["fields"]
-        ],
-        "first_seen_at": row["first_seen_at"],
-        "since": row["since"],
-        "checked_at": row["checked_at"],
-        "changes": row["changes"],
-        "repairs": row["repairs"],
-    }
-
-
-def print_json(value: Any) -> None:
-    """Print JSON to stdout."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
 
 
 def run_once(tenant: UUID | None, within: float, as_json: bool) -> None:
@@ -147,7 +154,7 @@ def run_once(tenant: UUID | None, within: float, as_json: bool) -> None:
             once(settings, tenant, within, lambda d, r: progress.update(task, documents=d, rows=r))
         )
     if as_json:
-        print_json(result)
+        report.print_json(result)
     else:
         _tell(result)
     sys.exit(0 if result["equal"] else 1)
@@ -158,104 +165,94 @@ def _tell(result: dict[str, Any]) -> None:
     if result["equal"]:
         click.echo(f"equal: {what}")
         return
-    click.echo(f"NOT equal: {what}; {result['mismatches']:,} mismatches, {result['settling']:,} settling")
-    _table(result["listed"])
+    held = f", {result['held']:,} held (crossfade batches refetch)" if result["held"] else ""
+    unequal = f"{result['mismatches']:,} mismatches, {result['settling']:,} settling{held}"
+    click.echo(f"NOT equal: {what}; {unequal}")
+    report.print_table(result["listed"])
     click.echo("More: crossfade mismatches list", err=True)
 
 
-def _table(listed: list[dict[str, Any]]) -> None:
-    table = Table(box=None)
-    for name in ("collection", "id", "state", "kind", "fields", "reason"):
-        table.add_column(name, overflow="fold")
-    for one in listed:
-        fields = ", ".join(
-            f"{field['path']} ({field['mongo'] or 'missing'}, {field['postgres'] or 'missing'})"
-            for field in one["fields"][:3]
-        )
-        id_ = one["row_id"] if one["id"] is None else orjson.dumps(one["id"]).decode()
-        table.add_row(one["collection"], id_, one["state"], one["kind"], fields, one["reason"])
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-@click.group(name="mismatches")
-def mismatches_() -> None:
-    """Documents that do not fit: what the reconciler has found.
-
-    \b
-    Examples:
-      crossfade mismatches list --state real
-      crossfade mismatches list --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff --json
-    """
-
-
-@mismatches_.command(name="list")
-@click.option("--tenant", type=click.UUID, help="Of one tenant.")
-@click.option("--collection", help="Of one collection: database.name, as the mapping has it.")
-@click.option("--state", type=click.Choice(["settling", "real"]), help="Only these.")
-@click.option("--limit", default=_LISTED, show_default=True, type=click.IntRange(1, 100_000), help="At most.")
+@click.command()
+@click.option("--kind", type=click.Choice(["full", "changes"]), help="Of this kind.")
+@click.option(
+    "--by-tenant",
+    is_flag=True,
+    help="The last clean generation of each tenant instead, those that have none first.",
+)
+@click.option("--tenant", type=click.UUID, help="With --by-tenant: of this tenant alone.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="At most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def list_(tenant: UUID | None, collection: str | None, state: str | None, limit: int, as_json: bool) -> None:
-    """List mismatches: ids, the fields that differ, and both types; never a value.
+def generations(kind: str | None, by_tenant: bool, tenant: UUID | None, limit: int, as_json: bool) -> None:
+    """List the reconciler's generations, the newest first; or the last clean one of each tenant.
 
-    Exit 1 where there are any.
+    A generation is clean when all was looked at, and at its end nothing was wrong. With --by-tenant, exit 1
+    where a tenant has no clean generation. Tenants whose writes go to PostgreSQL are left out.
 
     \b
     Examples:
-      crossfade mismatches list --state real
-      crossfade mismatches list --collection spaces.pages --json
+      crossfade generations --kind full
+      crossfade generations --by-tenant --limit 10000 --json
+      crossfade generations --by-tenant --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff
     """
-    found = [
-        told_mismatch(row)
-        for row in asyncio.run(_read(tenant=tenant, namespace=collection, state=state, limit=limit))
+    if tenant is not None and not by_tenant:
+        raise click.UsageError("--tenant needs --by-tenant")
+    if kind is not None and by_tenant:
+        raise click.UsageError("--kind and --by-tenant exclude each other")
+    if by_tenant:
+        _by_tenant(tenant, limit, as_json)
+        return
+    rows = [dict(row) for row in asyncio.run(_ask(lambda one: reconciliation.history(one, limit, kind)))]
+    if as_json:
+        report.print_json(rows)
+        return
+    shown: list[tuple[Any, ...]] = []
+    for row in rows:
+        ended = row["finished_at"] or ("given up" if row["given_up"] else "under way")
+        if row["finished_at"] and row["given_up"]:
+            ended = f"{ended} (proves nothing any more)"
+        shown.append(
+            (
+                *(row["generation"], row["kind"], row["tenant_id"] or "all", row["started_at"], ended),
+                *(row["documents"], row["settling"], row["mismatches"], row["held"]),
+            )
+        )
+    heads = ("generation", "kind", "tenant", "began", "ended", "documents", "settling", "mismatches", "held")
+    _table(heads, shown)
+
+
+def _by_tenant(tenant: UUID | None, limit: int, as_json: bool) -> None:
+    publisher = load().publisher
+    found = asyncio.run(_ask(lambda one: proof.clean_by_tenant(one, publisher, tenant, limit)))
+    told = [
+        {
+            "tenant": str(one.tenant_id),
+            "clean_generation": one.clean and one.clean.generation,
+            "clean_ended_at": one.clean and one.clean.ended_at,
+        }
+        for one in found
     ]
     if as_json:
-        print_json(found)
-    elif found:
-        _table(found)
+        report.print_json(told)
     else:
-        click.echo("none")
-    sys.exit(1 if found else 0)
+        heads = ("tenant", "last clean generation", "ended")
+        rows = [(one["tenant"], one["clean_generation"] or "none", one["clean_ended_at"]) for one in told]
+        _table(heads, rows)
+    sys.exit(1 if any(one.clean is None for one in found) else 0)
 
 
-async def _read(**which: Any) -> list[mismatches.MismatchRow]:
-    connection = await connect(load().postgres_dsn.get_secret_value(), "mismatches")
-    try:
-        return await mismatches.read(connection, **which)
-    finally:
-        connection.terminate()
-
-
-@click.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="At most.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def generations(limit: int, as_json: bool) -> None:
-    """List the reconciler's generations, the newest first.
-
-    \b
-    Examples:
-      crossfade generations
-      crossfade generations --limit 5 --json
-    """
-    rows = [dict(row) for row in asyncio.run(_history(limit))]
-    if as_json:
-        print_json(rows)
-        return
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(box=None)
-    for name in ("generation", "kind", "tenant", "began", "ended", "documents", "settling", "mismatches"):
-        table.add_column(name)
+    for head in heads:
+        table.add_column(head)
     for row in rows:
-        ended = "given up" if row["given_up"] else row["finished_at"] or "under way"
-        shown = (
-            row["generation"], row["kind"], row["tenant_id"] or "all", row["started_at"], ended,
-            row["documents"], row["settling"], row["mismatches"],
-        )  # fmt: skip
-        table.add_row(*("" if one is None else str(one) for one in shown))
+        table.add_row(*("" if one is None else str(one) for one in row))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-async def _history(limit: int) -> Any:
+async def _ask(work: Callable[[Connection], Awaitable[T]]) -> T:
     connection = await connect(load().postgres_dsn.get_secret_value(), "generations")
     try:
-        return await reconciliation.history(connection, limit)
+        with told_clearly():
+            return await work(connection)
     finally:
         connection.terminate()

@@ -14,11 +14,9 @@ from uuid import UUID
 
 import click
 import orjson
-from bson import ObjectId, json_util
-from bson.binary import UuidRepresentation
-from bson.errors import BSONError
 
 from worker.errors import ConfigurationError, Transient
+from worker.extended_json import parse_id
 from worker.postgres import mismatches
 from worker.postgres.mismatches import Which
 from worker.reconcile import recheck
@@ -28,7 +26,6 @@ from worker.repair import send
 from worker.repair.repair import Outlook, Sent, refuse
 from worker.settings import Settings, load
 
-_READABLE = json_util.JSONOptions(uuid_representation=UuidRepresentation.STANDARD, tz_aware=True)
 _AGAIN_EVERY = 0.3  # seconds
 _TELL_EVERY = 2.0  # seconds
 _SURE_WITHIN = 10.0  # seconds
@@ -147,7 +144,7 @@ async def _repair(
 
 async def _look_at_one(reconciler: Reconciler, namespace: str, text: str) -> UUID:
     """Look at one document until it fits or is known to be wrong, and keep that; return its row id."""
-    source, id_ = reconciler.sides.source(namespace), parse_id(text)
+    source, id_ = reconciler.sides.source(namespace), parse_id(text, "--id")
     if isinstance(id_, UUID):
         identity = await reconciler.sides.named(reconciler.reader, source, id_)
     else:
@@ -201,19 +198,3 @@ def _every() -> Callable[[str], None]:
             click.echo(line, err=True)
 
     return tell
-
-
-def parse_id(text: str) -> Any:
-    """Return the document id that a user has written; a row id is as good: it is its own row id."""
-    try:
-        return UUID(text)
-    except ValueError:
-        pass
-    if ObjectId.is_valid(text):
-        return ObjectId(text)
-    try:
-        return json_util.loads(text, json_options=_READABLE)
-    except (ValueError, TypeError, KeyError, BSONError):
-        raise ConfigurationError(
-            "--id: neither a row id, nor an ObjectId, nor JSON", remedy="""write a string as '"text"'"""
-        ) from None

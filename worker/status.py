@@ -12,14 +12,17 @@ import click
 import orjson
 
 from topics import Collection, TopicNames
-from worker import copy_report
+from worker import copy_report, reconcile_report
 from worker.copy_report import span
 from worker.errors import CrossfadeError, MappingError
 from worker.mapping import hashes
 from worker.mapping import load as load_mapping
 from worker.oplog_forecast import lines_of_oplog, look_at_oplog, told_of_oplog
+from worker.postgres import proof
 from worker.postgres.connect import connect
+from worker.postgres.mapping_versions import told_clearly
 from worker.postgres.migration_log import OUTCOMES
+from worker.postgres.proof import Proof
 from worker.postgres.standing import PublisherStanding, Standing, read_standing
 from worker.settings import Settings, load
 
@@ -32,7 +35,7 @@ _LETTERS = ("dead", "parked", "healed", "discarded")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its keys are stable.")
 @click.option("--watch", is_flag=True, help=f"Look again every {_EVERY:.0f} s, until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:
-    """Show how the migration stands: copies, lag, dead letters, tenants, how long publish may be down.
+    """Show how the migration stands: copies, lag, what is proven, dead letters, how long publish may be down.
 
     Reads PostgreSQL, so it answers while all else is down: then the lag grows. Lag is the age of the
     newest heartbeat applied, in the partition where it is oldest. A copy's rate is of the last minute or so,
@@ -76,9 +79,11 @@ async def _look(settings: Settings) -> dict[str, Any]:
     connection = await connect(settings.postgres_dsn.get_secret_value(), "status")
     try:
         standing = await read_standing(connection)
+        with told_clearly():
+            proven = await proof.read(connection, settings.publisher)
     finally:
         connection.terminate()
-    told = report(standing, TopicNames(settings.topic_prefix), _hashes(settings))
+    told = report(standing, TopicNames(settings.topic_prefix), _hashes(settings), proven)
     oplog = await look_at_oplog(settings.mongo_uri.get_secret_value())
     return told | told_of_oplog(oplog, standing.publishers, time.time(), settings.oplog_margin)
 
@@ -97,7 +102,12 @@ def _shown(told: dict[str, Any], as_json: bool, *, line: bool = False) -> str:
     return "\n".join(lines(told))
 
 
-def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+def report(
+    standing: Standing,
+    names: TopicNames,
+    mapping: Mapping[str, str] | None = None,
+    proven: Proof = proof.NOTHING,
+) -> dict[str, Any]:
     """Return what `--json` prints. ``mapping``: the file's hashes by namespace, where there is a file."""
     # What is no longer mapped is no longer read: its last heartbeat is no lag.
     read = None if mapping is None else names.namespaces(map(Collection.parse, mapping))
@@ -120,6 +130,7 @@ def report(standing: Standing, names: TopicNames, mapping: Mapping[str, str] | N
         "dead_letters": {state: standing.dead_letters.get(state, 0) for state in _LETTERS},
         "tenant_unknown": standing.tenant_unknown,
         "held": standing.held,
+        "reconcile": reconcile_report.told(proven, standing.at),
         "tenants": dict(sorted(standing.tenants.items())),
         "incidents": [
             {"at": one.at.isoformat(), "what": one.action, "subject": one.subject, "reason": one.reason}
@@ -166,6 +177,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"letters  {letters['dead']:,} dead, {letters['parked']:,} parked",
         "tenants  " + (", ".join(f"{n:,} {phase}" for phase, n in told["tenants"].items()) or "none yet"),
     ]
+    shown += reconcile_report.lines(told["reconcile"], span)
     for one in told["collections"]:
         if one["mapping"] == "differs":
             shown.append(

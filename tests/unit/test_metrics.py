@@ -41,7 +41,7 @@ def test_names_say_the_role_the_unit_and_the_type() -> None:
 
 def test_no_series_for_a_tenant_and_no_id_in_a_label() -> None:
     names = {name for _, family in families() for sample in family.samples for name in sample.labels}
-    assert names <= {"collection", "source", "outcome", "reason", "state", "le"}
+    assert names <= {"collection", "source", "outcome", "reason", "state", "kind", "why", "le"}
 
 
 def test_an_age_grows_by_itself_and_is_absent_until_known() -> None:

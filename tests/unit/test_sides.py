@@ -65,7 +65,7 @@ def test_a_row_under_another_tenant_is_its_documents_tenants_with_all_that_diffe
 def test_so_is_a_child_row_whatever_else_differs() -> None:
     for child, paths in (({}, set[str]()), ({"type": "visit"}, {"activities.1.type"})):
         seen = look(child={"tenant_id": OTHER} | child)
-        assert (seen.kind, seen.tenant, seen.row_tenant) == ("tenant", OWN, None)
+        assert (seen.kind, seen.tenant, seen.row_tenant) == ("tenant", OWN, OTHER)
         assert "lead_activities" in seen.told and {one.path for one in seen.fields} == paths
 
 

@@ -15,6 +15,7 @@ from worker.mongo.oplog import Oplog
 from worker.oplog_forecast import told_of_oplog
 from worker.postgres.audit import BEGAN_ANEW, Incident
 from worker.postgres.migration_log import OUTCOMES
+from worker.postgres.proof import NOTHING, Clean, LastFull, Proof, UnderWay
 from worker.postgres.standing import CopyStanding, PartitionStanding, PublisherStanding, Standing
 from worker.status import lines, report
 
@@ -76,8 +77,16 @@ def standing(**changed: object) -> Standing:
     return Standing(**(fields | changed))
 
 
-def told(**changed: object) -> dict[str, Any]:
-    return report(standing(**changed), TopicNames())
+PROVEN = Proof(
+    UnderWay(12, None, ago(20), 40_000, 0, 8.0, ago(1.5)),
+    LastFull(4, ago(4000), ago(3600), 500_000, 500_100, 25.0, 1, 2, 0, None),
+    Clean(3, ago(5000)),
+    [("real", "different", 2, ago(3700)), ("settling", "missing", 1, ago(3))],
+)
+
+
+def told(proven: Proof = PROVEN, **changed: object) -> dict[str, Any]:
+    return report(standing(**changed), TopicNames(), None, proven)
 
 
 def test_lag_is_that_of_the_partition_that_is_furthest_behind() -> None:
@@ -172,6 +181,39 @@ def test_a_mapping_that_is_not_that_of_the_rows_is_told_with_what_to_do() -> Non
 def test_a_copy_over_rows_that_are_there_is_told_apart_from_the_first() -> None:
     again = CopyStanding("s.leads", "pending", 0, 0, None, None, 1, "")
     assert "re-copy pending" in lines(told(copies=[again]))[1]
+
+
+def test_what_is_proven_is_told_and_what_is_under_way() -> None:
+    reconcile = told()["reconcile"]
+    assert reconcile["under_way"]["documents_per_second"] == 5000.0
+    assert reconcile["last_full"]["age_seconds"] == 3600.0 and reconcile["clean"]["generation"] == 3
+    assert reconcile["mismatches"][0] == {
+        "state": "real",
+        "kind": "different",
+        "count": 2,
+        "oldest_age_seconds": 3700.0,
+    }
+    shown = lines(told())
+    assert "proof    all equal 83 min ago, generation 3" in shown
+    assert "compare  full generation 12: 40,000 documents, 5,000/s, last read 1.5 s ago" in shown
+    assert (
+        "compared 500,000 documents in full generation 4, ended 60 min ago: 2 mismatches, 1 settling" in shown
+    )
+    assert "differs  2 real: different, the oldest for 62 min" in shown
+    assert "         crossfade mismatches list --state real" in shown
+
+
+def test_where_nothing_is_proven_that_is_told_with_the_reason() -> None:
+    assert "proof    never was everything compared: crossfade reconcile" in lines(told(NOTHING))
+    first = PROVEN._replace(last_full=None, clean=None, open=())
+    assert "proof    none yet that all is equal" in lines(told(first))
+    assert PROVEN.last_full is not None
+    stale = PROVEN._replace(
+        under_way=None, clean=None, last_full=PROVEN.last_full._replace(stale="the mapping was changed")
+    )
+    told_lines = lines(told(stale))
+    assert "proof    none any more: the mapping was changed; a full generation begins anew" in told_lines
+    assert told(stale)["reconcile"]["last_full"]["stale"] == "the mapping was changed"
 
 
 def _keys(value: Any, path: str = "") -> set[str]:

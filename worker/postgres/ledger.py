@@ -141,3 +141,24 @@ async def share_phases(connection: Connection, tenants: Collection[UUID]) -> Map
 async def _share(connection: Connection, tenants: list[UUID]) -> dict[UUID, Phase]:
     rows = await connection.fetch(_SHARE_PHASES, tenants)
     return {row[0]: Phase(row[1], row[2]) for row in rows}
+
+
+class Standing(NamedTuple):
+    """What the ledger has of one document. ``state``: live, deleted, or refetch (held)."""
+
+    state: str
+    version: Version
+    tenant_id: UUID | None
+    batch_id: int
+
+
+_STANDING = """
+SELECT d.state::text, d.version_time, d.version_order, d.tenant_id, d.batch_id
+FROM crossfade.document d JOIN crossfade.collection USING (collection_id) WHERE namespace = $1 AND row_id = $2
+"""
+
+
+async def standing(connection: Connection, namespace: str, row_id: UUID) -> Standing | None:
+    """Return what the ledger has of a document, to be looked at."""
+    row = await connection.fetchrow(_STANDING, namespace, row_id)
+    return None if row is None else Standing(row[0], Version(row[1], row[2]), row[3], row[4])

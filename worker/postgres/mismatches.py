@@ -12,14 +12,29 @@ import orjson
 
 from worker.postgres.connect import Connection
 
+CONCERNS = (
+    "({0} IS NULL OR tenant_id = {0} OR row_tenant_id = {0} OR num_nonnulls(tenant_id, row_tenant_id) = 0)"
+)
+"""Whether a mismatch is a tenant's, or may be: nobody can tell whose it is. {0} NULL: all."""
+ANY = "'00000000-0000-0000-0000-000000000000'::uuid"
+"""Stands for a tenant that none can tell."""
+WHOSE = (
+    f"unnest(CASE WHEN num_nonnulls(tenant_id, row_tenant_id) = 0 THEN ARRAY[{ANY}] "
+    "ELSE array_remove(ARRAY[tenant_id, row_tenant_id], NULL) END) AS tenant"
+)
+"""The tenants of a mismatch: of its rows and of its document."""
+KINDS = ("missing", "extra", "different", "tenant", "orphan", "duplicate", "unreadable")
+STATES = ("settling", "real")
+
 _COLUMNS = (
     "namespace, row_id, collection, document_id, tenant_id, state, kind, reason, fields, generation, "
     "first_seen_at, since, checked_at, changes, observed_time, version_time, version_order, mongo_digest, "
-    "postgres_digest, repaired_at, repairs"
+    "postgres_digest, repaired_at, repairs, row_tenant_id"
 )
 _CHANGED = (
     *("collection", "document_id", "tenant_id", "state", "kind", "reason", "fields", "since", "checked_at"),
     *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
+    "row_tenant_id",
 )
 # What was seen before, by a recheck, stands: a walk that comes across it again knows less.
 _ADD = f"""
@@ -29,7 +44,7 @@ SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id
     first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
     observed_time bigint,
     version_time bigint, version_order integer, mongo_digest numeric, postgres_digest numeric,
-    repaired_at timestamptz, repairs integer)
+    repaired_at timestamptz, repairs integer, row_tenant_id uuid)
 """  # noqa: S608 - names of our own columns
 _ADD_NEW = _ADD + "ON CONFLICT (namespace, row_id) DO NOTHING"
 _SAVE = (
@@ -68,15 +83,15 @@ WHERE generation = (SELECT max(generation) FROM crossfade.generation
 """
 _PAGE = f"""
 SELECT {_COLUMNS} FROM crossfade.mismatch
-WHERE (namespace, row_id) > ($1, $2) AND ($3::uuid IS NULL OR tenant_id = $3)
+WHERE (namespace, row_id) > ($1, $2) AND {CONCERNS.format("$3::uuid")}
     AND ($4::text IS NULL OR namespace = $4) AND ($5::text IS NULL OR state = $5)
     AND ($6::uuid IS NULL OR row_id = $6)
 ORDER BY namespace, row_id LIMIT $7
 """  # noqa: S608
-_COUNT = """
+_COUNT = f"""
 SELECT state, kind, count(*), min(first_seen_at) FROM crossfade.mismatch
-WHERE $1::uuid IS NULL OR tenant_id = $1 GROUP BY state, kind ORDER BY state, kind
-"""
+WHERE {CONCERNS.format("$1::uuid")} GROUP BY state, kind ORDER BY state, kind
+"""  # noqa: S608
 
 MismatchRow = dict[str, Any]
 """A row of ``crossfade.mismatch``, its columns by name; digests are integers, ``fields`` a list."""
@@ -148,7 +163,7 @@ async def read(
     row_id: UUID | None = None,
     limit: int = 1000,
 ) -> list[MismatchRow]:
-    """Return mismatches in order of collection and row id."""
+    """Return mismatches in order of collection and row id; of a tenant, also those that may be its."""
     rows = await connection.fetch(_PAGE, *after, tenant, namespace, state, row_id, limit)
     return list(map(_plain, rows))
 
@@ -158,7 +173,7 @@ def _plain(row: asyncpg.Record) -> MismatchRow:
     one["fields"] = orjson.loads(one["fields"])
     for name in ("mongo_digest", "postgres_digest"):
         one[name] = None if one[name] is None else int(one[name])
-    for name in ("row_id", "tenant_id"):
+    for name in ("row_id", "tenant_id", "row_tenant_id"):
         one[name] = None if one[name] is None else UUID(int=one[name].int)
     return one
 

@@ -14,11 +14,14 @@ from topics import Version
 from worker.errors import SchemaError
 from worker.postgres.connect import Connection
 from worker.postgres.faults import describe
+from worker.postgres.mismatches import ANY, CONCERNS, WHOSE
 from worker.postgres.target import quoted
 
 MODULUS = 1 << 128
 """Sums of digests are taken modulo this."""
 KEPT = 1000  # generations
+MOST_TOLD = 1000
+"""Unclean tenants that a generation tells; where there are more, it is clean for none."""
 
 _APPLIED = """
 SELECT min(heartbeat_time) FROM crossfade.partition_progress WHERE topic = $1
@@ -28,9 +31,9 @@ _VERSIONS = """
 SELECT d.row_id, d.version_time, d.version_order FROM crossfade.document d
 JOIN crossfade.collection c USING (collection_id) WHERE c.namespace = $1 AND d.row_id = ANY($2::uuid[])
 """
-_SWITCHED = """
-SELECT tenant_id FROM crossfade.tenant WHERE phase NOT IN ('mongo', 'draining', 'aborting', 'opening')
-"""
+FORWARD = "phase IN ('mongo', 'draining', 'aborting', 'opening')"
+"""Phases in which a tenant's rows follow MongoDB."""
+_SWITCHED = f"SELECT tenant_id FROM crossfade.tenant WHERE NOT {FORWARD}"  # noqa: S608
 _COPYING = """
 SELECT namespace FROM crossfade.collection WHERE namespace = ANY($1::text[]) AND copy_state <> 'copied'
 UNION
@@ -98,6 +101,7 @@ class Generation:
     tenant_id: UUID | None
     incarnation: UUID | None
     mapping_changes: int
+    copies: int
     place: dict[str, Any]
     documents: int
     rows: int
@@ -123,32 +127,48 @@ class Sum(NamedTuple):
 
 SumKey = tuple[str, UUID | None]
 
-_STANDING = """
+_COPIES = "(SELECT coalesce(sum(copies), 0)::bigint FROM crossfade.collection)"
+_STANDING = f"""
 SELECT (SELECT incarnation FROM crossfade.checkpoint WHERE publisher = $1),
-    (SELECT changes FROM crossfade.mapping)
-"""
-_OPEN = """
-SELECT generation, kind, tenant_id, incarnation, mapping_changes, place, documents, rows
-FROM crossfade.generation
+    (SELECT changes FROM crossfade.mapping), {_COPIES}
+"""  # noqa: S608 - names of our own columns
+STANDS = f"""
+NOT given_up AND incarnation IS NOT DISTINCT FROM
+    (SELECT incarnation FROM crossfade.checkpoint WHERE publisher = {{0}})
+AND mapping_changes = (SELECT changes FROM crossfade.mapping) AND copies = {_COPIES}
+"""  # noqa: S608
+"""Whether a generation is about the rows that there are now; {0} is the publisher."""
+_FIELDS = "generation, kind, tenant_id, incarnation, mapping_changes, copies, place, documents, rows"
+_OPEN = f"""
+SELECT {_FIELDS} FROM crossfade.generation
 WHERE kind = $1 AND tenant_id IS NOT DISTINCT FROM $2 AND finished_at IS NULL AND NOT given_up
 ORDER BY generation DESC LIMIT 1
-"""
+"""  # noqa: S608
 _GIVE_UP = """
 UPDATE crossfade.generation SET given_up = true
 WHERE kind = $1 AND tenant_id IS NOT DISTINCT FROM $2 AND finished_at IS NULL
 """
-_BEGIN = """
-INSERT INTO crossfade.generation (kind, tenant_id, incarnation, mapping_changes, place)
-VALUES ($1, $2, $3, $4, $5::jsonb)
-RETURNING generation, kind, tenant_id, incarnation, mapping_changes, place, documents, rows
-"""
+_BEGIN = f"""
+INSERT INTO crossfade.generation (kind, tenant_id, incarnation, mapping_changes, copies, place, began_time)
+VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7) RETURNING {_FIELDS}
+"""  # noqa: S608
+_FORGET = "UPDATE crossfade.generation SET given_up = true WHERE generation <> $1 AND NOT given_up"
 
 
-async def standing(connection: Connection, publisher: str) -> tuple[UUID | None, int]:
-    """Return the stream's incarnation, and how often the mapping was changed: what a generation is about."""
+class Standing(NamedTuple):
+    """What a generation is about: whatever of it changes may have written rows that were compared before."""
+
+    incarnation: UUID | None
+    mapping_changes: int
+    copies: int
+    """Begun so far, of all collections."""
+
+
+async def standing(connection: Connection, publisher: str) -> Standing:
+    """Return what a generation that begins now is about."""
     row = await connection.fetchrow(_STANDING, publisher)
     assert row is not None
-    return row[0], row[1]
+    return Standing(*row)
 
 
 async def resume_or_begin(
@@ -159,32 +179,38 @@ async def resume_or_begin(
     *,
     afresh: bool = False,
     place: Mapping[str, Any] | None = None,
+    began_time: int | None = None,
 ) -> Generation:
     """Return the generation that was left under way, if it still proves something; else begin one.
 
-    ``place``: where the new one begins.
+    ``place``: where the new one begins. ``began_time``: a clusterTime that MongoDB has reached.
     """
     async with connection.transaction():
-        incarnation, changes = await standing(connection, publisher)
+        now = await standing(connection, publisher)
         row = await connection.fetchrow(_OPEN, kind, tenant)
-        if row is not None and not afresh and (row[3], row[4]) == (incarnation, changes):
+        if row is not None and not afresh and (row[3], row[4], row[5]) == now:
             return _generation(row)
         await connection.execute(_GIVE_UP, kind, tenant)
-        row = await connection.fetchrow(_BEGIN, kind, tenant, incarnation, changes, orjson.dumps(place or {}))
+        row = await connection.fetchrow(_BEGIN, kind, tenant, *now, orjson.dumps(place or {}), began_time)
         assert row is not None
         return _generation(row)
 
 
+async def forget(connection: Connection, but: int) -> None:
+    """Let no generation but one prove anything any more: what was changed since is not known."""
+    await connection.execute(_FORGET, but)
+
+
 def _generation(row: asyncpg.Record) -> Generation:
-    place = orjson.loads(row[5]) if row[5] is not None else {}
-    return Generation(row[0], row[1], row[2], row[3], row[4], place, row[6], row[7])
+    place = orjson.loads(row[6]) if row[6] is not None else {}
+    return Generation(row[0], row[1], row[2], row[3], row[4], row[5], place, row[7], row[8])
 
 
-_ADVANCE = """
+_ADVANCE = f"""
 UPDATE crossfade.generation SET place = $2::jsonb, documents = documents + $3, rows = rows + $4,
     seconds = seconds + $5
-WHERE generation = $1 AND finished_at IS NULL AND NOT given_up RETURNING true
-"""
+WHERE generation = $1 AND finished_at IS NULL AND {STANDS.format("$6")} RETURNING true
+"""  # noqa: S608
 _SUMS = """
 INSERT INTO crossfade.generation_sum AS s (generation, namespace, tenant_id, mongo_documents, mongo_hash,
     postgres_documents, postgres_hash)
@@ -196,17 +222,26 @@ ON CONFLICT (generation, namespace, tenant_id) DO UPDATE SET
     postgres_hash = mod(s.postgres_hash + excluded.postgres_hash, 2::numeric ^ 128),
     last_read_at = clock_timestamp()
 """
-_FINISH = """
-WITH counted AS (
-    SELECT count(*) FILTER (WHERE state = 'settling') AS settling,
-        count(*) FILTER (WHERE state = 'real') AS real
-    FROM crossfade.mismatch WHERE $2::uuid IS NULL OR tenant_id = $2
+# At the end of a generation, what is wrong and whose it is: no clock, and nothing that is looked up later.
+_FINISH = f"""
+WITH open AS (
+    SELECT state, tenant_id, row_tenant_id FROM crossfade.mismatch WHERE {CONCERNS.format("$2::uuid")}
+), held AS (
+    SELECT tenant_id FROM crossfade.document
+    WHERE state = 'refetch' AND ($2::uuid IS NULL OR coalesce(tenant_id, $2) = $2)
+), wrong AS (
+    SELECT {WHOSE} FROM open WHERE state = 'real' UNION SELECT coalesce(tenant_id, {ANY}) FROM held
 )
-UPDATE crossfade.generation SET finished_at = clock_timestamp(), settling = counted.settling,
-    mismatches = counted.real, documents = documents + $3, seconds = seconds + $4
-FROM counted WHERE generation = $1 AND finished_at IS NULL AND NOT given_up
-RETURNING counted.settling, counted.real
-"""
+UPDATE crossfade.generation SET finished_at = clock_timestamp(), documents = documents + $3,
+    seconds = seconds + $4,
+    settling = (SELECT count(*) FROM open WHERE state = 'settling'),
+    mismatches = (SELECT count(*) FROM open WHERE state = 'real'), held = (SELECT count(*) FROM held),
+    ended_moment = nextval('crossfade.moment'),
+    unclean = (SELECT CASE WHEN count(*) > {MOST_TOLD} THEN ARRAY[{ANY}]
+        ELSE coalesce(array_agg(tenant), '{{}}') END FROM wrong)
+WHERE generation = $1 AND finished_at IS NULL AND {STANDS.format("$5")}
+RETURNING settling, mismatches, held
+"""  # noqa: S608
 _FORGET_OLD = """
 DELETE FROM crossfade.generation g WHERE generation <= (SELECT max(generation) FROM crossfade.generation) - $1
     AND generation NOT IN (
@@ -222,15 +257,16 @@ async def advance(
     place: Mapping[str, Any],
     sums: Mapping[SumKey, Sum],
     *,
+    publisher: str,
     documents: int = 0,
     rows: int = 0,
     seconds: float = 0.0,
 ) -> bool:
     """Save how far a generation is, with what it read since. In one transaction with its mismatches.
 
-    False: it is no longer wanted, as its incarnation has ended or another process has begun it anew.
+    False: it is no longer wanted, as what it is about has changed or another process has begun it anew.
     """
-    args = (generation, orjson.dumps(place), documents, rows, seconds)
+    args = (generation, orjson.dumps(place), documents, rows, seconds, publisher)
     if not await connection.fetchval(_ADVANCE, *args):
         return False
     if sums:
@@ -242,46 +278,42 @@ async def advance(
     return True
 
 
-async def finish(
-    connection: Connection, generation: Generation, documents: int = 0, seconds: float = 0.0
-) -> tuple[int, int] | None:
-    """End a generation; return how many documents are settling, and how many mismatches there are.
+class Ended(NamedTuple):
+    """What there was at a generation's end: documents that settle, mismatches, and documents held."""
 
-    None: it is no longer wanted.
-    """
-    row = await connection.fetchrow(_FINISH, generation.number, generation.tenant_id, documents, seconds)
+    settling: int
+    mismatches: int
+    held: int
+
+
+async def finish(
+    connection: Connection, generation: Generation, publisher: str, documents: int = 0, seconds: float = 0.0
+) -> Ended | None:
+    """End a generation; return what of all, or of its tenant, does not fit. None: it is no longer wanted."""
+    args = (generation.number, generation.tenant_id, documents, seconds, publisher)
+    row = await connection.fetchrow(_FINISH, *args)
     await connection.execute(_FORGET_OLD, KEPT)
-    return None if row is None else (row[0], row[1])
+    return None if row is None else Ended(*row)
 
 
 _HISTORY = """
 SELECT generation, kind, tenant_id, started_at, finished_at, given_up, documents, rows, seconds, settling,
-    mismatches
-FROM crossfade.generation ORDER BY generation DESC LIMIT $1
+    mismatches, held, cardinality(unclean) > 0 AS unclean
+FROM crossfade.generation WHERE $2::text IS NULL OR kind = $2 ORDER BY generation DESC LIMIT $1
 """
 _SUMS_OF = """
 SELECT namespace, tenant_id, mongo_documents, mongo_hash, postgres_documents, postgres_hash, first_read_at,
     last_read_at
 FROM crossfade.generation_sum WHERE generation = $1 ORDER BY namespace, tenant_id
 """
-# The last generation at whose end nothing of the tenant was unequal or unsettled: that before the first
-# which saw what is open now. Only what followed a full one, in the present incarnation, says anything.
-_CLEAN = """
-SELECT max(g.generation), max(g.finished_at) FROM crossfade.generation g
-WHERE g.finished_at IS NOT NULL AND (g.tenant_id IS NULL OR g.tenant_id = $1)
-    AND g.generation < coalesce((SELECT min(generation) FROM crossfade.mismatch
-        WHERE $1::uuid IS NULL OR tenant_id = $1), 9223372036854775807)
-    AND EXISTS (SELECT FROM crossfade.generation f WHERE f.kind = 'full' AND f.finished_at IS NOT NULL
-        AND (f.tenant_id IS NULL OR f.tenant_id = $1) AND f.generation <= g.generation
-        AND f.incarnation IS NOT DISTINCT FROM $2 AND f.mapping_changes = $3)
-"""
-
-
-_LAST_FULL = """
-SELECT max(finished_at) FROM crossfade.generation WHERE kind = 'full' AND tenant_id IS NULL
-    AND incarnation IS NOT DISTINCT FROM $1 AND mapping_changes = $2
-"""
-_READY = "SELECT to_regclass('crossfade.mismatch') IS NOT NULL"  # the newest table that we need
+_LAST_FULL = f"""
+SELECT max(finished_at) FROM crossfade.generation
+WHERE kind = 'full' AND tenant_id IS NULL AND {STANDS.format("$1")}
+"""  # noqa: S608
+_READY = """
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('crossfade.generation')
+    AND attname = 'ended_moment')
+"""  # the newest column that we need
 _SEES_ALL = """
 SELECT c.relname FROM unnest($1::text[]) AS t(name)
 JOIN pg_class c ON c.oid = to_regclass(quote_ident(t.name))
@@ -296,7 +328,7 @@ ORDER BY 1
 
 async def last_full(connection: Connection, publisher: str) -> Any:
     """Return when the last full generation ended that still proves something, or None."""
-    return await connection.fetchval(_LAST_FULL, *await standing(connection, publisher))
+    return await connection.fetchval(_LAST_FULL, publisher)
 
 
 async def require(store: Connection, reader: Connection, tables: Sequence[str]) -> None:
@@ -316,17 +348,11 @@ async def require(store: Connection, reader: Connection, tables: Sequence[str]) 
         )
 
 
-async def history(connection: Connection, limit: int) -> list[asyncpg.Record]:
-    """Return the newest generations, newest first."""
-    return await connection.fetch(_HISTORY, limit)
+async def history(connection: Connection, limit: int, kind: str | None = None) -> list[asyncpg.Record]:
+    """Return the newest generations, of a kind or of both, newest first."""
+    return await connection.fetch(_HISTORY, limit, kind)
 
 
 async def sums(connection: Connection, generation: int) -> list[asyncpg.Record]:
     """Return the sums of a full generation."""
     return await connection.fetch(_SUMS_OF, generation)
-
-
-async def clean(connection: Connection, publisher: str, tenant: UUID | None = None) -> tuple[int, Any] | None:
-    """Return the last generation that was clean for a tenant, or for all, and when it ended."""
-    row = await connection.fetchrow(_CLEAN, tenant, *await standing(connection, publisher))
-    return None if row is None or row[0] is None else (row[0], row[1])

@@ -36,7 +36,10 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Both sides as they were read. ``kind`` None: they fit. Digests: None where there is nothing."""
+    """Both sides as they were read. ``kind`` None: they fit. Digests: None where there is nothing.
+
+    ``tenant`` is the document's, or that of the rows where it has none.
+    """
 
     identity: Identity
     kind: str | None
@@ -48,9 +51,19 @@ class Look:
     told: str = ""
     """What more there is to say of the kind."""
     row_tenant: UUID | None = None
-    """The tenant that the row stands under, where ``tenant``, which is the document's, is another one."""
+    """The tenant that a row stands under, where ``tenant``, which is the document's, is another one."""
     parked: bool = False
     """Whether an event of the document waits for another one, and is still to be applied."""
+
+    @property
+    def key(self) -> tuple[str, UUID]:
+        """What a mismatch is known by."""
+        return self.identity.namespace, self.identity.row_id
+
+    @property
+    def tenants(self) -> set[UUID]:
+        """Whose rows and document these are; empty: that cannot be told, and it may be anyone's."""
+        return {one for one in (self.tenant, self.row_tenant) if one is not None}
 
 
 class Moment(NamedTuple):
@@ -126,4 +139,4 @@ _REASONS = {
 
 
 def _pair(look: Look) -> tuple[object, ...]:
-    return look.kind, look.version, look.mongo, look.postgres, look.tenant
+    return look.kind, look.version, look.mongo, look.postgres, look.tenant, look.row_tenant

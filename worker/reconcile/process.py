@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
-from typing import Any
+from itertools import product
 
 import structlog
 from pymongo.errors import PyMongoError
@@ -17,7 +17,7 @@ from worker.broker.changes import Lost
 from worker.errors import Fatal, ServiceUnavailable, Transient
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.client import transient
-from worker.postgres import mismatches, reconciliation
+from worker.postgres import batches, mismatches, proof, reconciliation
 from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.leadership import Leadership, leads
 from worker.postgres.reconciliation import Generation
@@ -30,6 +30,7 @@ from worker.settings import Settings
 
 _log = structlog.get_logger()
 _CHANGES_GENERATION = 10.0  # seconds
+_IDLE_GENERATION = 60.0  # seconds; nothing was changed, and that is told
 _TELL_EVERY = 5.0  # seconds
 
 
@@ -96,6 +97,7 @@ class _Turns:
         self._full: Generation | None = None
         self._steps: AsyncIterator[Step] | None = None
         self._full_at = 0.0
+        self._may_begin = False
         self._changes: Generation | None = None
         self._changes_at = 0.0
         self._looked_at = 0
@@ -104,38 +106,18 @@ class _Turns:
 
     async def run(self) -> None:
         """Work for ever."""
-        await self._follow()
-        _log.info("reconciling", generation=self._changes.number if self._changes else None)
+        self._changes, anew = await self._reconciler.go_on()
+        self._changes_at = time.monotonic()
+        self._full_at = await self._due()
+        if anew:
+            _log.warning("what was changed before is not known; everything is looked at anew")
+        _log.info("reconciling", generation=self._changes.number)
         while True:
             now = time.monotonic()
             if now >= self._swept_at + SWEEP_EVERY:
                 await self._sweep()
-                self._swept_at = time.monotonic()  # however long it took, the walk has its share
             if not await self._step():
                 await asyncio.sleep(max(0.0, self._swept_at + SWEEP_EVERY - time.monotonic()))
-
-    async def _follow(self) -> None:
-        reconciler = self._reconciler
-        self._changes = await self._begin_changes()
-        known = self._changes.place.get("offsets", {})
-        offsets = {(topic, int(n)): offset for topic, some in known.items() for n, offset in some.items()}
-        try:
-            await reconciler.follow(offsets)
-            afresh = not offsets
-        except Lost:
-            _log.warning("Kafka no longer has all that was changed; everything is looked at anew")
-            await reconciler.follow({})
-            afresh = True
-        # What was changed before is seen by a full generation that begins after.
-        if afresh:
-            self._full = await reconciler.begin_full(afresh=True)
-        self._full_at = await self._due()
-
-    async def _begin_changes(self, place: dict[str, Any] | None = None) -> Generation:
-        self._changes_at = time.monotonic()
-        return await reconciliation.resume_or_begin(
-            self._reconciler.store, self._settings.publisher, "changes", None, place=place
-        )
 
     async def _due(self) -> float:
         """Return when a full generation is due, by the monotonic clock."""
@@ -146,64 +128,71 @@ class _Turns:
         return time.monotonic() + self._settings.reconcile_full_every - age
 
     async def _step(self) -> bool:
-        """Take one step of a full generation; False when none is due."""
+        """Take one step of a full generation; False when none is due, or it waits for a sweep."""
         reconciler = self._reconciler
         if self._steps is None:
-            if self._full is None and time.monotonic() < self._full_at:
+            if not self._may_begin or time.monotonic() < self._full_at:
                 return False
-            self._full = self._full or await reconciler.begin_full()
+            self._full = await reconciler.begin_full()
             self._steps = reconciler.steps(self._full)
             _log.info("full generation", generation=self._full.number, place=self._full.place or None)
         assert self._full is not None
         try:
-            step = await anext(self._steps, None)
-            if step is None:
-                settling, real = await reconciler.finish(self._full)
-                _log.info(
-                    "full generation ended", generation=self._full.number, settling=settling, mismatches=real
-                )
-                self._full, self._steps = None, None
-                self._full_at = await self._due()
+            if await anext(self._steps, None) is not None:
+                return True
+            # What was changed while it walked must have been looked at.
+            if not await self._sweep() or self._full is None:
+                return False
+            ended = await reconciler.finish(self._full)
+            _log.info("full generation ended", generation=self._full.number, **ended._asdict())
         except NotWanted:
             _log.warning("the generation proves nothing any more, beginning anew")
-            self._full, self._steps, self._full_at = None, None, 0.0
+        self._full, self._steps = None, None
+        self._full_at = await self._due()
         return True
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Look at what was changed or did not fit; return whether all that apply has read was looked at."""
         reconciler = self._reconciler
         assert self._changes is not None
         try:
-            copying = await reconciler.copying()
-            looked_at = await reconciler.look_at_changes(self._changes.number, copying)
+            swept = await reconciler.sweep(self._changes.number)
         except Lost:
             _log.warning("Kafka no longer has all that was changed; everything is looked at anew")
-            await reconciler.follow({})
-            self._full, self._steps = await reconciler.begin_full(afresh=True), None
-            return
-        looked_at += await reconciler.look_again(copying)
+            await reconciler.begin_anew(self._changes)
+            self._full, self._steps, self._full_at = None, None, 0.0
+            return False
+        finally:
+            self._swept_at = time.monotonic()  # however long it took, the walk has its share
         if self._mend is not None:
             await self._mend.run()
-        place: dict[str, Any] = {"offsets": {}}
-        for (topic, number), offset in reconciler.offsets.items():
-            place["offsets"].setdefault(topic, {})[str(number)] = offset
-        wanted = await reconciliation.advance(
-            reconciler.store, self._changes.number, place, {}, documents=looked_at
-        )
-        self._looked_at += looked_at
-        over = time.monotonic() >= self._changes_at + _CHANGES_GENERATION and self._looked_at
+        self._looked_at += swept.looked_at
+        self._may_begin = not swept.copying
+        wanted = await reconciler.note_changes(self._changes, swept.looked_at)
+        every = _CHANGES_GENERATION if self._looked_at else _IDLE_GENERATION
+        over = swept.complete and time.monotonic() >= self._changes_at + every
         if not wanted or over:
             if wanted:
-                await reconciler.finish(self._changes)
-            self._looked_at = 0
-            self._changes = await self._begin_changes(place)
+                with suppress(NotWanted):
+                    await reconciler.finish(self._changes)
+            self._looked_at, self._changes_at = 0, time.monotonic()
+            self._changes = await reconciler.begin_changes()
+        if swept.all_seen:
+            metrics.LOOKED_AGE.since({(): time.time()})
         await self._tell()
+        return swept.complete
 
     async def _tell(self) -> None:
         if time.monotonic() < self._told_at + _TELL_EVERY:
             return
         self._told_at = time.monotonic()
-        counts = await mismatches.counts(self._reconciler.store)
-        metrics.MISMATCHES.set_to({(state, kind): count for state, kind, count, _ in counts})
+        store = self._reconciler.store
+        counts = await mismatches.counts(store)
+        none = dict.fromkeys(product(mismatches.STATES, mismatches.KINDS), 0)
+        metrics.MISMATCHES.set_to(none | {(state, kind): count for state, kind, count, _ in counts})
         metrics.MISMATCH_AGE.since({(state, kind): at.timestamp() for state, kind, _, at in counts})
-        clean = await reconciliation.clean(self._reconciler.store, self._settings.publisher)
-        metrics.CLEAN_AGE.since({(): clean[1].timestamp()} if clean else {})
+        metrics.HELD.set_to({(): await batches.count_held(store)})
+        clean = await proof.clean(store, self._settings.publisher)
+        metrics.CLEAN_AGE.since({(): clean.ended_at.timestamp()} if clean else {})
+        if self._steps is None:  # what the last one was about may have changed
+            self._full_at = await self._due()

@@ -36,15 +36,19 @@ async def look_at(
 
 
 async def recheck(
-    sides: Sides, reader: Connection, before: Sequence[Mismatch], copying: Container[str]
+    sides: Sides,
+    reader: Connection,
+    before: Sequence[Mismatch],
+    copying: Container[str],
+    switched: Container[UUID] = (),
 ) -> tuple[list[Mismatch], list[Look]]:
-    """Look again at mismatches; return them as they are now, and the looks at those that fit."""
-    known = {(one.look.identity.namespace, one.look.identity.row_id): one for one in before}
+    """Look again at mismatches; return them as they are now, and the looks at those to be forgotten."""
+    known = {one.look.key: one for one in before}
     now: list[Mismatch] = []
     fit: list[Look] = []
     for look, moment in await look_at(sides, reader, [one.look.identity for one in before], copying):
-        key = look.identity.namespace, look.identity.row_id
-        if (after := judge(known[key], look, moment)) is not None:
+        after = judge(known[look.key], look, moment)
+        if after is not None and not left_out(look, switched):
             now.append(after)
         else:
             fit.append(look)
@@ -57,6 +61,7 @@ async def changed(
     ids: Mapping[str, Mapping[bytes, Any]],
     copying: Container[str],
     generation: int,
+    switched: Container[UUID] = (),
 ) -> tuple[int, list[Mismatch]]:
     """Look at changed documents, by real namespace; return how many there were and what does not fit."""
     identities: dict[tuple[str, UUID], Identity] = {}
@@ -65,11 +70,25 @@ async def changed(
         for id_ in some.values():
             one = source.identity(source.plan.row_id(id_), id_)
             identities[namespace, one.row_id] = one
+    looks = await look_at(sides, reader, identities.values(), copying)
+    return len(identities), first_looks(looks, generation, switched)
+
+
+def first_looks(
+    looks: Iterable[tuple[Look, Moment]], generation: int, switched: Container[UUID]
+) -> list[Mismatch]:
+    """Return what does not fit of documents that were looked at for the first time."""
     found: list[Mismatch] = []
-    for look, moment in await look_at(sides, reader, identities.values(), copying):
-        if (one := judge(first(look, moment.at, generation), look, moment)) is not None:
+    for look, moment in looks:
+        one = judge(first(look, moment.at, generation), look, moment)
+        if one is not None and not left_out(look, switched):
             found.append(one)
-    return len(identities), found
+    return found
+
+
+def left_out(look: Look, switched: Container[UUID]) -> bool:
+    """Whether a look is of tenants alone whose writes go to PostgreSQL: there MongoDB is the copy."""
+    return bool(look.tenants) and all(one in switched for one in look.tenants)
 
 
 def to_row(one: Mismatch) -> MismatchRow:
@@ -82,6 +101,7 @@ def to_row(one: Mismatch) -> MismatchRow:
         "collection": look.identity.collection,
         "document_id": look.identity.document_id,
         "tenant_id": look.tenant,
+        "row_tenant_id": look.row_tenant,
         "state": one.state,
         "kind": look.kind,
         "reason": one.reason,
@@ -113,6 +133,7 @@ def from_row(row: MismatchRow) -> Mismatch:
         row["tenant_id"],
         version,
         [Difference(*field) for field in row["fields"]],
+        row_tenant=row["row_tenant_id"],
     )
     return Mismatch(
         look,

@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from collections.abc import Collection as Container
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from topics import TopicNames, declare
+from topics import Collection, TopicNames, declare
 from worker import failpoints, metrics
 from worker.broker.access import access
 from worker.broker.admin import existing_topics
-from worker.broker.changes import ChangeReader
-from worker.errors import ConfigurationError
-from worker.mapping import Mapping, Plans, load
+from worker.broker.changes import ChangeReader, Lost
+from worker.errors import ConfigurationError, Transient
+from worker.mapping import Mapping, Plans, hashes, load
 from worker.mongo.client import Client, connect
 from worker.mongo.preference import read_preference
-from worker.postgres import audit, migration_log, mismatches, reconciliation
+from worker.postgres import audit, batches, mapping_versions, migration_log, mismatches, proof, reconciliation
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import ANSWER_WITHIN, Connection
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.reconciliation import Generation
+from worker.postgres.ledger import Key
+from worker.postgres.reconciliation import Ended, Generation
 from worker.publish.real_collections import RealCollections
 from worker.reconcile import recheck
-from worker.reconcile.judge import Look, Mismatch, first
+from worker.reconcile.judge import Identity, Look, Mismatch, first
 from worker.reconcile.sides import Sides
 from worker.reconcile.walk import Step, Walk
 from worker.repair.repair import REPAIRED, Repair, evidence
@@ -37,6 +40,8 @@ SWEEP_EVERY = 1.0  # seconds between looks at what was changed or did not fit
 _CHANGES_AT_ONCE = 5000
 _MISMATCHES_AT_ONCE = 1000
 _MOST_IN_SWEEP = 10_000  # changed documents, and mismatches, of one sweep
+_HELD_AT_ONCE = 1000
+_SWITCHED_EVERY = 1.0  # seconds
 _FIRST = ("", UUID(int=0))
 
 
@@ -56,15 +61,27 @@ class Reconciler:
     copies: dict[str, tuple[str, int]]
     """Each collection's copy topic, and its partitions."""
     changes: ChangeReader
+    mapping_changes: int
+    """How often the mapping was changed, when this one was read."""
     _offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     _after: tuple[str, UUID] = _FIRST
+    _held_after: Key = batches.FIRST
 
     # -- full generations
 
     async def begin_full(self, tenant: UUID | None = None, *, afresh: bool = False) -> Generation:
-        """Return the full generation that is under way, or a new one."""
+        """Return the full generation that is under way, or a new one.
+
+        Not to be asked while a copy is not applied: that writes rows anew that were compared already.
+        """
+        now = await self.sides.now()
         return await reconciliation.resume_or_begin(
-            self.store, self.settings.publisher, "full", tenant, afresh=afresh
+            self.store,
+            self.settings.publisher,
+            "full",
+            tenant,
+            afresh=afresh,
+            began_time=now.time << 32 | now.inc,
         )
 
     async def steps(self, generation: Generation) -> AsyncIterator[Step]:
@@ -81,10 +98,12 @@ class Reconciler:
             read_preference(self.settings.copy_read_preference, tag_sets(self.settings.copy_read_tags)),
             self.settings.reconcile_chunk,
             generation.tenant_id,
-            frozenset(await reconciliation.switched(self.reader)),
+            await reconciliation.switched(self.reader),
         )
-        began = time.monotonic()
+        began = asked = time.monotonic()
         async for step in walk.steps(generation.place):
+            if time.monotonic() > asked + _SWITCHED_EVERY:
+                walk.switched, asked = await reconciliation.switched(self.reader), time.monotonic()
             at = datetime.now(UTC)
             found = [recheck.to_row(first(look, at, generation.number)) for look in step.looks]
             now = time.monotonic()
@@ -95,6 +114,7 @@ class Reconciler:
                     generation.number,
                     step.place,
                     step.sums,
+                    publisher=self.settings.publisher,
                     documents=step.documents,
                     rows=step.rows,
                     seconds=now - began,
@@ -115,15 +135,61 @@ class Reconciler:
             due = since + (step.documents + step.rows) / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    async def finish(self, generation: Generation) -> tuple[int, int]:
-        """End a generation; return how many documents are settling, and how many mismatches there are."""
-        if (ended := await reconciliation.finish(self.store, generation)) is None:
+    async def finish(self, generation: Generation) -> Ended:
+        """End a generation, when a sweep has told that all was looked at; return what does not fit."""
+        ended = await reconciliation.finish(self.store, generation, self.settings.publisher)
+        if ended is None:
             raise NotWanted
         if generation.kind == "full":
             failpoints.reach(failpoints.RECONCILE_AFTER_FINISH)
         return ended
 
     # -- what was changed, and what did not fit
+
+    async def go_on(self) -> tuple[Generation, bool]:
+        """Follow changes from where the reconciler before was; return the generation of changes.
+
+        And whether that could not be: then nothing that was compared before proves anything any more.
+        """
+        changes = await self.begin_changes()
+        known = changes.place.get("offsets", {})
+        offsets = {(topic, int(n)): offset for topic, some in known.items() for n, offset in some.items()}
+        lost = not offsets
+        try:
+            await self.follow(offsets)
+        except Lost:
+            lost = True
+        if lost:
+            await self.begin_anew(changes)
+        return changes, lost
+
+    async def begin_anew(self, changes: Generation) -> None:
+        """Follow changes from now on, and let nothing that was compared before prove anything any more."""
+        await self.follow({})
+        await reconciliation.forget(self.store, changes.number)
+
+    async def begin_changes(self) -> Generation:
+        """Return the generation of changes that is under way, or a new one that goes on where we are."""
+        return await reconciliation.resume_or_begin(
+            self.store, self.settings.publisher, "changes", None, place=self._place()
+        )
+
+    async def note_changes(self, changes: Generation, looked_at: int) -> bool:
+        """Save how far changes were looked at; False: what the generation is about is no more."""
+        return await reconciliation.advance(
+            self.store,
+            changes.number,
+            self._place(),
+            {},
+            publisher=self.settings.publisher,
+            documents=looked_at,
+        )
+
+    def _place(self) -> dict[str, Any]:
+        offsets: dict[str, dict[str, int]] = {}
+        for (topic, number), offset in self._offsets.items():
+            offsets.setdefault(topic, {})[str(number)] = offset
+        return {"offsets": offsets} if offsets else {}
 
     async def follow(self, offsets: dict[tuple[str, int], int]) -> None:
         """Follow changes from offsets on; `Lost` where Kafka no longer has them."""
@@ -134,29 +200,70 @@ class Reconciler:
         """How far changes were looked at."""
         return self._offsets
 
-    async def look_at_changes(self, generation: int, copying: set[str]) -> int:
-        """Look at documents that were changed, and that apply has read; return how many."""
+    async def sweep(self, generation: int, tenant: UUID | None = None) -> Swept:
+        """Look at what was changed, at what is held, and again at what did not fit, up to a limit.
+
+        `Lost` where Kafka no longer has what was changed. ``tenant``: look again at its mismatches only.
+        """
+        standing = await reconciliation.standing(self.store, self.settings.publisher)
+        if standing.mapping_changes != self.mapping_changes:
+            raise Transient("the mapping was changed", remedy="start again with the new one")
+        copying = await self.copying()
+        switched = await reconciliation.switched(self.reader)
+        looked_at, all_seen = await self._look_at_changes(generation, copying, switched)
+        looked_at += await self._look_at_held(generation, copying, switched)
+        looked_at += await self._look_again(copying, switched, tenant)
+        return Swept(looked_at, all_seen, copying)
+
+    async def _look_at_changes(
+        self, generation: int, copying: set[str], switched: set[UUID]
+    ) -> tuple[int, bool]:
+        """Look at changed documents that apply has read; return how many, and whether that was all."""
         until = await migration_log.offsets(self.reader)
         looked_at = 0
         while looked_at < _MOST_IN_SWEEP:
             changes = await self.changes.read(until, _CHANGES_AT_ONCE)
             if not changes.offsets:
                 break
-            number, found = await recheck.changed(self.sides, self.reader, changes.ids, copying, generation)
+            number, found = await recheck.changed(
+                self.sides, self.reader, changes.ids, copying, generation, switched
+            )
             await mismatches.add(self.store, map(recheck.to_row, found))
             self._offsets |= changes.offsets
             looked_at += number
         metrics.RECONCILED.labels("changes").inc(looked_at)
-        return looked_at
+        return looked_at, all(offset >= until.get(place, 0) for place, offset in self._offsets.items())
 
-    async def look_again(self, copying: set[str], tenant: UUID | None = None) -> int:
-        """Look again at what did not fit, as much as one sweep may; return how many documents."""
+    async def _look_at_held(self, generation: int, copying: set[str], switched: set[UUID]) -> int:
+        """Look at some of the documents that a rolled-back batch left to be fetched again.
+
+        Their rows are gone without a change in MongoDB, so nothing else tells of them.
+        """
+        held = await batches.held(self.reader, None, self._held_after, _HELD_AT_ONCE)
+        self._held_after = held[-1].key if held else batches.FIRST
+        by_logical: dict[str, list[batches.Held]] = {}
+        for one in held:
+            if one.namespace in self.copies:
+                by_logical.setdefault(one.namespace, []).append(one)
+        identities: list[Identity] = []
+        for namespace, some in by_logical.items():
+            found, _ = await self.real.find(Collection.parse(namespace), some)
+            for collection, them in found.items():
+                source = self.sides.source(str(collection))
+                identities += [source.identity(UUID(int=one.key[1].int), one.id) for one in them]
+        looks = await recheck.look_at(self.sides, self.reader, identities, copying)
+        unfit = recheck.first_looks(looks, generation, switched)
+        await mismatches.add(self.store, map(recheck.to_row, unfit))
+        metrics.RECONCILED.labels("again").inc(len(looks))
+        return len(looks)
+
+    async def _look_again(self, copying: set[str], switched: set[UUID], tenant: UUID | None) -> int:
+        """Look again at what did not fit; forget what fits, or whose tenant was switched."""
         looked_at = 0
         while looked_at < _MOST_IN_SWEEP:
             rows = await mismatches.read(self.store, self._after, tenant=tenant, limit=_MISMATCHES_AT_ONCE)
-            before = [recheck.from_row(row) for row in rows]
-            if before:
-                await self.look_at(before, copying)
+            if before := [recheck.from_row(row) for row in rows]:
+                await self.look_at(before, copying, switched)
                 looked_at += len(before)
             if len(rows) < _MISMATCHES_AT_ONCE:
                 self._after = _FIRST
@@ -165,24 +272,28 @@ class Reconciler:
         metrics.RECONCILED.labels("again").inc(looked_at)
         return looked_at
 
-    async def look_at(self, before: Sequence[Mismatch], copying: set[str]) -> None:
+    async def look_at(
+        self, before: Sequence[Mismatch], copying: set[str], switched: Container[UUID] = ()
+    ) -> None:
         """Look again at these mismatches; keep what does not fit, and forget what does."""
-        now, fit = await recheck.recheck(self.sides, self.reader, before, copying)
+        now, done = await recheck.recheck(self.sides, self.reader, before, copying, switched)
+        were = {one.look.key: one.state for one in before}
         async with self.store.transaction():
             await mismatches.save(self.store, map(recheck.to_row, now))
-            await self._forget(fit)
+            turned = [one.look for one in now if one.state == "real" != were[one.look.key]]
+            await proof.spoil(self.store, [look.key for look in turned])
+            await self._forget(done)
         failpoints.reach(failpoints.RECONCILE_AFTER_LOOK)
 
     def repair(self, sender: Sender, limit: int | None) -> Repair:
         """Return what mends mismatches that are kept here; ``limit`` as `Repair.limit`."""
         return Repair(sender, self.store, self.reader, Plans(self.mapping), limit)
 
-    async def _forget(self, fit: list[Look]) -> None:
-        """Forget what fits now; of what was repaired the audit log is told. In one transaction."""
-        looks = {(one.identity.namespace, one.identity.row_id): one for one in fit}
+    async def _forget(self, done: list[Look]) -> None:
+        """Forget these; of what was repaired and fits the audit log is told. In one transaction."""
+        looks = {one.key: one for one in done}
         repaired = await mismatches.drop(self.store, list(looks))
-        if repaired:
-            found = [looks[key] for key in sorted(repaired)]
+        if found := [looks[key] for key in sorted(repaired) if looks[key].kind is None]:
             await audit.notes(
                 self.store,
                 REPAIRED,
@@ -207,8 +318,24 @@ class Reconciler:
         return await reconciliation.copying(self.reader, list(self.copies), by_collection)
 
 
+class Swept(NamedTuple):
+    """What a sweep looked at. ``all_seen``: whatever was changed, as far as apply has read.
+
+    ``copying``: collections whose copy is not applied, which writes rows that were compared before.
+    """
+
+    looked_at: int
+    all_seen: bool
+    copying: Container[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether a generation may end with it."""
+        return self.all_seen and not self.copying
+
+
 class NotWanted(Exception):
-    """The generation proves nothing any more: the stream began anew, or another process began it."""
+    """The generation proves nothing any more: what it is about has changed, or another process began it."""
 
 
 @asynccontextmanager
@@ -232,6 +359,7 @@ async def opened(settings: Settings, role: str) -> AsyncIterator[Reconciler]:
         )
         stack.callback(reader.terminate)
         await reconciliation.require(store, reader, [table.table for table in Plans(mapping).tables()])
+        agreed = await mapping_versions.agree(store, hashes(mapping))
         checkpoints = Checkpoints(dsn, settings.publisher)
         await checkpoints.open()
         stack.push_async_callback(checkpoints.close)
@@ -262,4 +390,5 @@ async def opened(settings: Settings, role: str) -> AsyncIterator[Reconciler]:
             RealCollections(client, checkpoints, mapping.sources()),
             {str(one): (names.copy(one), there[names.copy(one)]) for one in logicals},
             changes,
+            agreed.changes,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -64,6 +64,16 @@ class Source(NamedTuple):
     def nameless(self, row_id: UUID) -> Identity:
         """Return an identity without the document's id, for what may need none."""
         return Identity(self.namespace, row_id, str(self.collection), None)
+
+
+class Both(NamedTuple):
+    """A document as each side has it; None also where it is there and cannot be read."""
+
+    look: Look
+    in_mongo: bool
+    document: dict[str, Any] | None
+    in_postgres: bool
+    rebuilt: dict[str, Any] | None
 
 
 class Sides:
@@ -133,6 +143,24 @@ class Sides:
             stored = await source.documents.rows(reader, [one.row_id for one in identities])
         return [_look(source, one, None, stored.get(one.row_id), None) for one in identities]
 
+    async def both(self, reader: Connection, source: Source, identity: Identity) -> Both:
+        """Look at one document, and return what each side has of it."""
+        async with _snapshot(reader):
+            stored = (await source.documents.rows(reader, [identity.row_id])).get(identity.row_id)
+            versions = await reconciliation.versions(reader, source.namespace, [identity.row_id])
+            id_ = _id_of(source, identity, stored)
+            key = document_key(id_)
+            read = _shown(
+                await in_snapshot(self._client, source.collection, {key: id_}, await self.now()), key
+            )
+            (look,) = await self._looks(reader, source, {identity.row_id: (identity, read, stored)}, versions)
+        document = without_ignored(source.mapping, read) if isinstance(read, dict) else None
+        rebuilt: dict[str, Any] | None = None
+        if stored is not None and stored.row is not None:
+            with suppress(*_UNREADABLE):
+                rebuilt = source.documents.rebuild(stored)
+        return Both(look, read is not None, document, stored is not None, rebuilt)
+
     async def look(
         self, reader: Connection, source: Source, identities: Sequence[Identity], copying: bool
     ) -> tuple[list[Look], list[Identity], Moment]:
@@ -184,8 +212,8 @@ class Sides:
         """Look whether rows have the tenant of their parent document's row."""
         parents: dict[UUID, UUID] = {}
         name = ""
-        for row_id, (_, read, stored) in told.items():
-            if stored is None or not isinstance(read, dict):
+        for row_id, (_, read, _) in told.items():
+            if not isinstance(read, dict):
                 continue
             try:
                 parent = source.plan.owner(read)[1]
@@ -199,10 +227,13 @@ class Sides:
         result: list[Look] = []
         for look in looks:
             row_id = look.identity.row_id
-            expected = tenants.get(parents[row_id]) if row_id in parents else None
-            if look.kind in (None, "different") and expected is not None and look.tenant != expected:
+            own = tenants.get(parents[row_id]) if row_id in parents else None
+            if own is not None and look.tenant is None:
+                look = replace(look, tenant=own)
+            elif own is not None and look.tenant != own:
                 why = "a row has another tenant than its parent document's row"
-                look = replace(look, kind="tenant", told=why, tenant=expected, row_tenant=look.tenant)
+                look = replace(look, tenant=own, row_tenant=look.tenant)
+                look = replace(look, kind="tenant", told=why) if look.kind in (None, "different") else look
             result.append(look)
         return result
 
@@ -217,11 +248,13 @@ def _look(
     stands = _stored_tenant(source, stored)
     document = without_ignored(source.mapping, read) if isinstance(read, dict) else None
     tenant = (_tenant(source, document) if document is not None else None) or _plain(stands)
+    elsewhere = stands != tenant
+    row_tenant = _plain(stands) if elsewhere else None
 
     def look(
         kind: str | None, mongo: int | None, postgres: int | None, told: str = "", fields: Any = ()
     ) -> Look:
-        return Look(identity, kind, mongo, postgres, tenant, version, fields, told)
+        return Look(identity, kind, mongo, postgres, tenant, version, fields, told, row_tenant)
 
     if isinstance(read, _Unreadable):
         return look("unreadable", None, None, read.told)
@@ -244,13 +277,13 @@ def _look(
     kind = "different" if compared.differences else None
     seen = look(kind, compared.mongo, compared.postgres, "", compared.differences)
     # Who can read a row matters more than what it says: so this is told first, with all that differs.
-    if stands != tenant:
-        return replace(
-            seen, kind="tenant", told="its row stands under another tenant", row_tenant=_plain(stands)
-        )
+    if elsewhere:
+        return replace(seen, kind="tenant", told="its row stands under another tenant")
     for table, rows in zip(source.plan.children, stored.children, strict=True):
-        if table.tenant is not None and any(row[table.tenant] != tenant for row in rows):
-            return replace(seen, kind="tenant", told=f"a row of {table.table} stands under another tenant")
+        for row in rows if table.tenant is not None else ():
+            if row[table.tenant] != tenant:
+                why = f"a row of {table.table} stands under another tenant"
+                return replace(seen, kind="tenant", told=why, row_tenant=_plain(row[table.tenant]))
     return seen
 
 

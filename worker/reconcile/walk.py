@@ -31,6 +31,7 @@ from worker.postgres.connect import Connection
 from worker.postgres.reconciliation import Sum, SumKey
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.judge import Look
+from worker.reconcile.recheck import left_out, look_at
 from worker.reconcile.sides import Sides, Source
 
 Place = dict[str, Any]
@@ -69,7 +70,8 @@ class Walk:
     preference: ReadPreference
     chunk: int
     tenant: UUID | None = None
-    switched: frozenset[UUID] = frozenset()
+    switched: set[UUID] = field(default_factory=set)
+    """Tenants whose rows no longer follow MongoDB; may be changed between steps."""
 
     async def steps(self, place: Place) -> AsyncIterator[Step]:
         """Yield a step for each chunk from a place on; `{}` is the beginning."""
@@ -87,10 +89,31 @@ class Walk:
         async for step in self._children(logicals, place):
             yield step
 
-    def _concerned(self, look: Look) -> bool:
-        if look.tenant is not None and look.tenant in self.switched:
-            return False
-        return self.tenant is None or self.tenant in (look.tenant, look.row_tenant)
+    def _unfit(self, looks: Sequence[Look]) -> list[Look]:
+        """Return those that do not fit, and are of the tenants that are looked at, or may be."""
+        return [
+            one
+            for one in looks
+            if one.kind is not None
+            and not left_out(one, self.switched)
+            and (self.tenant is None or not one.tenants or self.tenant in one.tenants)
+        ]
+
+    def _sums(self, looks: Sequence[Look]) -> dict[SumKey, Sum]:
+        """Sum up each side by its own tenants."""
+        sums: dict[SumKey, Sum] = {}
+        for look in looks:
+            for tenant, mongo, postgres in (
+                (look.tenant, look.mongo, None),
+                (look.row_tenant or look.tenant, None, look.postgres),
+            ):
+                if (mongo is not None or postgres is not None) and self._sums_up(tenant):
+                    key = look.identity.namespace, tenant
+                    sums[key] = sums.get(key, Sum()).plus(mongo, postgres)
+        return sums
+
+    def _sums_up(self, tenant: UUID | None) -> bool:
+        return tenant not in self.switched and self.tenant in (None, tenant)
 
     async def _documents(
         self, sources: Sources, logicals: Mapping[str, Collection], place: Place
@@ -119,14 +142,13 @@ class Walk:
                 last = reply.documents[-1]["_id"]
                 reading = asyncio.create_task(self._read(collection, After(last), only))
                 looks = await self.sides.beside(self.reader, source, reply.documents)
-                looks = [one for one in looks if self._concerned(one)]
                 place = {
                     "phase": DOCUMENTS,
                     "name": name,
                     "collection": str(collection),
                     "after": id_to_bson(last).hex(),
                 }
-                yield Step(place, _unfit(looks), _sums(looks), len(looks))
+                yield Step(place, self._unfit(looks), self._sums(looks), len(looks))
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -170,19 +192,33 @@ class Walk:
                 after = rows[-1].row_id
                 looks = await self._gone(logical, source, [self._row(source, one) for one in rows])
                 at = {"phase": ROWS, "name": name, "after": str(after)}
-                # Those that MongoDB has were counted with their documents.
-                yield Step(at, _unfit(looks), _sums(looks), 0, len(rows))
+                # Those that MongoDB has were counted with their documents, as far as these were read.
+                sums = self._sums(
+                    [one for one in looks if one.mongo is None or not self._read_before(mapping, one)]
+                )
+                yield Step(at, self._unfit(looks), sums, 0, len(rows))
+
+    def _read_before(self, mapping: CollectionMapping, look: Look) -> bool:
+        only = self._only(mapping, Collection.parse(look.identity.collection))
+        return only is None or look.tenant == self.tenant
 
     def _row(self, source: Source, row: row_keys.RowKey) -> _Row:
         return _Row(row.row_id, row.tenant_id, row_keys.document_id(source.rebuilder, source.mapping, row))
 
     async def _gone(self, logical: Collection, source: Source, rows: Sequence[_Row]) -> list[Look]:
-        """Return looks of rows whose documents MongoDB has not, and of those that are no document's own."""
+        """Return looks of rows whose documents MongoDB has not, and of those that are no document's own.
+
+        Of one tenant's walk, of all rows: their documents may be another's, which that walk does not read.
+        """
         found, lost = await self.real.find(logical, rows)
         found = {**found, logical: [*found.get(logical, ()), *lost]} if lost else found
         looks: list[Look] = []
         for collection, some in found.items():
             its = self.sides.source(str(collection))
+            if self.tenant is not None:
+                all_ = [its.identity(one.row_id, one.document_id) for one in some]
+                looks += [look for look, _ in await look_at(self.sides, self.reader, all_, ())]
+                continue
             keys = [document_key(one.document_id) for one in some]
             ids = {key: one.document_id for key, one in zip(keys, some, strict=True)}
             gone, _ = await absent(self.client, collection, ids, await self.sides.now())
@@ -194,7 +230,7 @@ class Walk:
             if wrong:
                 identities = [its.identity(one.row_id, one.document_id) for one in wrong]
                 looks += await self.sides.without(self.reader, its, identities)
-        return [one for one in looks if self._concerned(one)]
+        return looks
 
     async def _children(self, logicals: Mapping[str, Collection], place: Place) -> AsyncIterator[Step]:
         for name, logical in logicals.items():
@@ -210,7 +246,7 @@ class Walk:
                     identities = [source.identity(one, back_to_id(one)) for one in ids]
                     looks = await self.sides.without(self.reader, source, identities)
                     at = {"phase": CHILDREN, "name": name, "table": table.table, "after": str(after)}
-                    yield Step(at, _unfit([one for one in looks if self._concerned(one)]), {}, 0, len(ids))
+                    yield Step(at, self._unfit(looks), {}, 0, len(ids))
 
 
 _NONE: Any = object()
@@ -229,20 +265,3 @@ def _before(logicals: Mapping[str, Collection], name: str, place: Place) -> bool
 def _earlier(source: Source, table: str, place: Place) -> bool:
     tables = [one.table for one in source.plan.children]
     return place.get("table") in tables and tables.index(table) < tables.index(place["table"])
-
-
-def _unfit(looks: Sequence[Look]) -> list[Look]:
-    return [one for one in looks if one.kind is not None]
-
-
-def _sums(looks: Sequence[Look]) -> dict[SumKey, Sum]:
-    sums: dict[SumKey, Sum] = {}
-    for look in looks:
-        key = look.identity.namespace, look.tenant
-        if look.row_tenant is None:
-            sums[key] = sums.get(key, Sum()).plus(look.mongo, look.postgres)
-        else:  # each side counts where it stands
-            sums[key] = sums.get(key, Sum()).plus(look.mongo, None)
-            beside = look.identity.namespace, look.row_tenant
-            sums[beside] = sums.get(beside, Sum()).plus(None, look.postgres)
-    return sums
