@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +16,11 @@ import orjson
 
 from worker.errors import ConfigurationError, Transient
 from worker.extended_json import parse_id
+from worker.mongo.client import told_clearly as mongodb_told_clearly
 from worker.postgres import mismatches
-from worker.postgres.mismatches import Which
+from worker.postgres.mapping_versions import told_clearly
+from worker.postgres.mismatches import Key, Which
+from worker.postgres.row_keys import tenants_of_rows
 from worker.reconcile import recheck
 from worker.reconcile.judge import first, judge
 from worker.reconcile.reconciler import Reconciler, opened
@@ -92,7 +94,8 @@ def repair(
     if id_ is not None and collection is None:
         raise click.UsageError("--id needs --collection")
     settings = load()
-    done = asyncio.run(_repair(settings, Which(tenant, collection), id_, limit, dry_run, wait))
+    with mongodb_told_clearly(), told_clearly():
+        done = asyncio.run(_repair(settings, Which(tenant, collection), id_, limit, dry_run, wait))
     if isinstance(done, Outlook):
         told: dict[str, Any] = {"mismatches": done.mismatches, "limit": done.limit}
         line = f"{done.mismatches:,} documents to repair; the limit is {done.limit:,}"
@@ -135,10 +138,9 @@ async def _repair(
             return outlook
         if outlook.too_many:
             raise refuse(outlook)
-        began: Any = await reconciler.store.fetchval("SELECT clock_timestamp()")
-        sent = await mend.run(which, by_itself=False, told=_progress())
+        sent = await mend.run(which, outlook.allowed, by_itself=False, told=_progress())
         done = Repaired(outlook.mismatches, sent.documents, sent.absences, sent.lost)
-        done.left = await _fitting(reconciler, which, began, wait)
+        done.left = await _fitting(reconciler, sent.keys, wait)
         return done
 
 
@@ -149,6 +151,14 @@ async def _look_at_one(reconciler: Reconciler, namespace: str, text: str) -> UUI
         identity = await reconciler.sides.named(reconciler.reader, source, id_)
     else:
         identity = source.identity(source.plan.row_id(id_), id_)
+    if source.plan.named is not None:
+        tables = [source.plan.table, *source.plan.children]
+        seen = await tenants_of_rows(reconciler.reader, tables, [identity.row_id])
+        if (others := seen.get(identity.row_id)) and source.plan.named not in others:
+            raise ConfigurationError(
+                f"the rows of this id are of another tenant than {namespace}'s",
+                remedy="name the collection of that tenant",
+            )
     copying = await reconciler.copying()
     for look, moment in await recheck.look_at(reconciler.sides, reconciler.reader, [identity], copying):
         if (found := judge(first(look, moment.at, 0), look, moment)) is not None:
@@ -164,21 +174,21 @@ async def _look_at_one(reconciler: Reconciler, namespace: str, text: str) -> UUI
     return identity.row_id
 
 
-async def _fitting(reconciler: Reconciler, which: Which, began: datetime, wait: float) -> int:
+async def _fitting(reconciler: Reconciler, keys: Sequence[Key], wait: float) -> int:
     """Look again at what was sent until all of it fits; return how much does not when time is over."""
     until, tell = time.monotonic() + wait, _every()
     while True:
-        left, after, copying = 0, ("", UUID(int=0)), await reconciler.copying()
-        while page := await mismatches.read(
-            reconciler.store, after, tenant=which.tenant, row_id=which.row_id, limit=_AT_ONCE
-        ):
-            after = page[-1]["namespace"], page[-1]["row_id"]
-            ours = [row for row in page if row["repaired_at"] is not None and row["repaired_at"] >= began]
-            await reconciler.look_at([recheck.from_row(row) for row in ours], copying)
-            left += len(ours)
+        left, copying = list[Key](), await reconciler.copying()
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            rows = await mismatches.of(reconciler.store, some)
+            await reconciler.look_at([recheck.from_row(row) for row in rows], copying)
+            still = await mismatches.of(reconciler.store, some)
+            left += [(row["namespace"], row["row_id"]) for row in still]
         if not left or time.monotonic() >= until:
-            return left
-        tell(f"{left:,} do not fit yet; waiting for apply")
+            return len(left)
+        keys = left
+        tell(f"{len(left):,} do not fit yet; waiting for apply")
         await asyncio.sleep(_AGAIN_EVERY)
 
 

@@ -53,6 +53,8 @@ def test_a_row_hidden_by_its_tenant_is_its_documents_trouble_and_a_refused_new_r
             "neue Zeile verletzt Policy für Sicherheit auf Zeilenebene (USING-Ausdruck) für Tabelle »a«",
             Action.DEAD,
         ),
+        ("une ligne viole la police au niveau ligne (expression USING) pour la table a: policy", Action.DEAD),
+        ("违反表的行级安全策略（USING expression） policy", Action.DEAD),
         ('new row violates row-level security policy for table "a"', Action.STOP),
         ("permission denied for table (USING expression)", Action.STOP),
     ):

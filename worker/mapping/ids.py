@@ -15,6 +15,8 @@ from bson import ObjectId
 from topics import document_key
 
 _NAMESPACE = UUID("6f0c7c0e-7f0b-5d8e-9a53-c3055fade000")
+HASHED = 5
+"""Version of the UUIDs that are hashes of ids; but a document's own id may be one as well."""
 _MARK = 0x78666F  # "xfo": the last three bytes of every row id made from an ObjectId
 
 

@@ -16,7 +16,7 @@ INSERT INTO crossfade.audit (os_user, action, subject)
 SELECT $1, $2, value FROM jsonb_array_elements($3::jsonb)
 """
 _COUNT = """
-SELECT count(*) FROM crossfade.audit
+SELECT count(DISTINCT (subject->>'collection', subject->>'row_id')) FROM crossfade.audit
 WHERE action = $1 AND at > clock_timestamp() - interval '1 day' AND subject @> $2::jsonb
 """
 _NOTE = "INSERT INTO crossfade.audit (os_user, action, subject) VALUES ($1, $2, $3)"
@@ -55,7 +55,7 @@ async def notes(connection: Connection, action: str, subjects: Sequence[Mapping[
 
 
 async def count(connection: Connection, action: str, of: Mapping[str, Any]) -> int:
-    """Return how often an action was noted in the last 24 hours, of subjects that say this."""
+    """Return of how many documents an action was noted in the last 24 hours, by subjects that say this."""
     count: Any = await connection.fetchval(_COUNT, action, orjson.dumps(of))
     return count
 

@@ -5,6 +5,7 @@ Codes: PostgreSQL's appendix A, "Error Codes"; the first two characters are a cl
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 
 import asyncpg
@@ -60,6 +61,7 @@ _TABLE: dict[str, tuple[Action, str]] = {
 }
 
 
+_USING = re.compile("[(（][^()（）]*USING[^()（）]*[)）]")
 _KINDS = {"23503": "foreign_key", "23505": "unique", "23P01": "exclusion", "42501": "row_tenant"}
 
 # SQL leaves the classes from 5 to 9 and from I to Z to implementations: a code there that is none of
@@ -139,9 +141,10 @@ def _of_another_tenant(error: asyncpg.PostgresError) -> bool:
     """Whether row-level security hides the row that was to be overwritten.
 
     The function raises the error also where the new row is refused; only the text tells them apart, and in
-    every language it names the kind of expression.
+    every language it names the kind of expression, in brackets.
     """
-    return _field(error, "server_source_function") == "ExecWithCheckOptions" and "(USING" in str(error)
+    of_rows = _field(error, "server_source_function") == "ExecWithCheckOptions"
+    return of_rows and _USING.search(str(error)) is not None
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -36,22 +35,23 @@ _CHANGED = (
     *("changes", "observed_time", "version_time", "version_order", "mongo_digest", "postgres_digest"),
     "row_tenant_id",
 )
-# What was seen before, by a recheck, stands: a walk that comes across it again knows less.
-_ADD = f"""
-INSERT INTO crossfade.mismatch ({_COLUMNS})
-SELECT {_COLUMNS} FROM jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
+_RECORDS = """
+jsonb_to_recordset($1::jsonb) AS r(namespace text, row_id uuid, collection text,
     document_id bytea, tenant_id uuid, state text, kind text, reason text, fields jsonb, generation bigint,
     first_seen_at timestamptz, since timestamptz, checked_at timestamptz, changes integer,
     observed_time bigint,
     version_time bigint, version_order integer, mongo_digest numeric, postgres_digest numeric,
     repaired_at timestamptz, repairs integer, row_tenant_id uuid)
+"""
+# What was seen before, by a recheck, stands: a walk that comes across it again knows less.
+_ADD = f"""
+INSERT INTO crossfade.mismatch ({_COLUMNS}) SELECT {_COLUMNS} FROM {_RECORDS} ORDER BY namespace, row_id
+ON CONFLICT (namespace, row_id) DO NOTHING
 """  # noqa: S608 - names of our own columns
-_ADD_NEW = _ADD + "ON CONFLICT (namespace, row_id) DO NOTHING"
-_SAVE = (
-    _ADD
-    + "ON CONFLICT (namespace, row_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _CHANGED)
-)
+_SAVE = f"""
+UPDATE crossfade.mismatch m SET {", ".join(f"{name} = r.{name}" for name in _CHANGED)}
+FROM {_RECORDS} WHERE m.namespace = r.namespace AND m.row_id = r.row_id
+"""  # noqa: S608
 _DROP = """
 DELETE FROM crossfade.mismatch m USING unnest($1::text[], $2::uuid[]) AS k(namespace, row_id)
 WHERE m.namespace = k.namespace AND m.row_id = k.row_id
@@ -60,15 +60,26 @@ RETURNING m.namespace, m.row_id, m.repairs
 # Not what no event can mend, nor what a person holds back after a batch was rolled back.
 _REPAIRABLE = """
 FROM crossfade.mismatch m WHERE state = 'real' AND kind <> 'duplicate'
-    AND ($1::uuid IS NULL OR tenant_id = $1) AND ($2::text IS NULL OR $2 IN (namespace, collection))
-    AND ($3::timestamptz IS NULL OR since <= $3)
-    AND ($4::timestamptz IS NULL OR repaired_at IS NULL OR repaired_at <= $4)
+    AND ($1::uuid IS NULL OR $1 IN (tenant_id, row_tenant_id))
+    AND ($2::text IS NULL OR $2 IN (namespace, collection))
+    AND ($3::float8 IS NULL OR since <= clock_timestamp() - make_interval(secs => $3))
+    AND ($4::float8 IS NULL OR repaired_at IS NULL
+        OR repaired_at <= clock_timestamp() - make_interval(secs => $4))
     AND ($5::integer IS NULL OR repairs < $5) AND ($6::uuid IS NULL OR row_id = $6)
     AND NOT EXISTS (SELECT FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
         WHERE c.namespace = m.namespace AND d.row_id = m.row_id AND d.state = 'refetch')
 """
-_PAGE_REPAIRABLE = f"""
-SELECT {_COLUMNS} {_REPAIRABLE} AND (namespace, row_id) > ($7, $8) ORDER BY namespace, row_id LIMIT $9
+_REPAIRABLE_KEYS = f"SELECT namespace, row_id {_REPAIRABLE} ORDER BY namespace, row_id LIMIT $7"
+_OF = f"""
+SELECT {_COLUMNS} FROM crossfade.mismatch m
+JOIN unnest($1::text[], $2::uuid[]) AS k(namespace, row_id) USING (namespace, row_id)
+ORDER BY namespace, row_id
+"""  # noqa: S608
+# In one order, whoever changes them: else two of them would wait for each other.
+_LOCK = """
+SELECT FROM crossfade.mismatch m
+JOIN unnest($1::text[], $2::uuid[]) AS k(namespace, row_id) USING (namespace, row_id)
+ORDER BY namespace, row_id FOR UPDATE OF m
 """
 _COUNT_REPAIRABLE = f"SELECT count(*) {_REPAIRABLE}"
 _NOTE_REPAIR = """
@@ -93,6 +104,8 @@ SELECT state, kind, count(*), min(first_seen_at) FROM crossfade.mismatch
 WHERE {CONCERNS.format("$1::uuid")} GROUP BY state, kind ORDER BY state, kind
 """  # noqa: S608
 
+Key = tuple[str, UUID]
+"""Logical namespace and row id."""
 MismatchRow = dict[str, Any]
 """A row of ``crossfade.mismatch``, its columns by name; digests are integers, ``fields`` a list."""
 
@@ -100,18 +113,18 @@ MismatchRow = dict[str, Any]
 async def add(connection: Connection, rows: Iterable[MismatchRow]) -> None:
     """Add what does not fit; what is known already stays as it is."""
     if text := _texts(rows):
-        await connection.execute(_ADD_NEW, text)
+        await connection.execute(_ADD, text)
 
 
 async def save(connection: Connection, rows: Iterable[MismatchRow]) -> None:
-    """Save what a recheck has found."""
+    """Save what a recheck has found, of those that are still kept: another may have seen them fit."""
     if text := _texts(rows):
         await connection.execute(_SAVE, text)
 
 
-async def drop(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> set[tuple[str, UUID]]:
+async def drop(connection: Connection, keys: Sequence[Key]) -> set[Key]:
     """Forget documents that fit now; return those of them that were repaired, to one caller alone."""
-    rows = await connection.fetch(_DROP, [key[0] for key in keys], [key[1] for key in keys])
+    rows = await connection.fetch(_DROP, *_columns(keys))
     return {(row[0], UUID(int=row[1].int)) for row in rows if row[2]}
 
 
@@ -121,10 +134,10 @@ class Which(NamedTuple):
     tenant: UUID | None = None
     collection: str | None = None
     """A namespace, logical or real."""
-    seen_before: datetime | None = None
-    """Seen as they are since then, or longer."""
-    repaired_before: datetime | None = None
-    """Not repaired since."""
+    seen_for: float | None = None
+    """Seen as they are for so many seconds."""
+    not_repaired_for: float | None = None
+    """Seconds."""
     fewer_repairs: int | None = None
     row_id: UUID | None = None
 
@@ -135,16 +148,30 @@ async def count_repairable(connection: Connection, which: Which) -> int:
     return count
 
 
-async def repairable(
-    connection: Connection, which: Which, after: tuple[str, UUID], limit: int
-) -> list[MismatchRow]:
-    """Return them in order of collection and row id."""
-    return list(map(_plain, await connection.fetch(_PAGE_REPAIRABLE, *which, *after, limit)))
+async def repairable(connection: Connection, which: Which, most: int) -> list[Key]:
+    """Return the keys of at most so many of them, in order."""
+    rows = await connection.fetch(_REPAIRABLE_KEYS, *which, most)
+    return [(row[0], UUID(int=row[1].int)) for row in rows]
 
 
-async def note_repair(connection: Connection, keys: Sequence[tuple[str, UUID]]) -> None:
-    """Note that these are about to be sent anew."""
-    await connection.execute(_NOTE_REPAIR, [key[0] for key in keys], [key[1] for key in keys])
+async def of(connection: Connection, keys: Sequence[Key]) -> list[MismatchRow]:
+    """Return those of these mismatches that are still kept, in order of collection and row id."""
+    return list(map(_plain, await connection.fetch(_OF, *_columns(keys))))
+
+
+async def note_repair(connection: Connection, keys: Sequence[Key]) -> None:
+    """Note that these are about to be sent anew. In a transaction."""
+    await lock(connection, keys)
+    await connection.execute(_NOTE_REPAIR, *_columns(keys))
+
+
+async def lock(connection: Connection, keys: Sequence[Key]) -> None:
+    """Lock those that are still kept until the transaction ends."""
+    await connection.execute(_LOCK, *_columns(keys))
+
+
+def _columns(keys: Sequence[Key]) -> tuple[list[str], list[UUID]]:
+    return [key[0] for key in keys], [key[1] for key in keys]
 
 
 async def documents(connection: Connection) -> int:

@@ -54,6 +54,21 @@ async def versions(reader: Connection, namespace: str, ids: Sequence[UUID]) -> d
     return {row[0]: Version(row[1], row[2]) for row in rows}
 
 
+_DOCUMENT_IDS = """
+SELECT d.row_id, d.document_id FROM crossfade.document d
+JOIN crossfade.collection c USING (collection_id)
+WHERE c.namespace = $1 AND d.row_id = ANY($2::uuid[])
+"""
+
+
+async def document_ids(
+    connection: Connection, namespace: str, row_ids: Sequence[UUID]
+) -> dict[UUID, bytes | None]:
+    """Return the ids of a logical collection's documents that the ledger knows; None: the row id tells it."""
+    rows = await connection.fetch(_DOCUMENT_IDS, namespace, row_ids)
+    return {UUID(int=row[0].int): row[1] for row in rows}
+
+
 _PARKED = """
 SELECT row_id FROM crossfade.dead_letter
 WHERE row_id = ANY($2::uuid[]) AND state = 'parked' AND namespace = $1

@@ -116,7 +116,7 @@ def judge(before: Mismatch, look: Look, moment: Moment) -> Mismatch | None:
             changes=changes,
             observed_time=moment.read,
         )
-    if moment.copying:
+    if moment.copying and before.state != "real":  # what was proved before a copy or a repair began stays so
         state, reason = "settling", "its collection's copy is not yet applied"
     elif look.parked:
         state, reason = "settling", "an event of it is parked"

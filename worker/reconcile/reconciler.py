@@ -279,6 +279,7 @@ class Reconciler:
         now, done = await recheck.recheck(self.sides, self.reader, before, copying, switched)
         were = {one.look.key: one.state for one in before}
         async with self.store.transaction():
+            await mismatches.lock(self.store, list(were))
             await mismatches.save(self.store, map(recheck.to_row, now))
             turned = [one.look for one in now if one.state == "real" != were[one.look.key]]
             await proof.spoil(self.store, [look.key for look in turned])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import structlog
 
 from worker import metrics
@@ -11,7 +9,7 @@ from worker.postgres.mismatches import Which
 from worker.repair.repair import Repair
 
 _log = structlog.get_logger()
-_AGAIN_AFTER = timedelta(seconds=60)
+_AGAIN_AFTER = 60.0  # seconds
 _TIMES = 5
 """Repairs of one document, after which it is left for a person."""
 
@@ -20,14 +18,13 @@ class SelfRepair:
     """Repairs mismatches that are older than ``after`` seconds, each at most five times, a minute apart."""
 
     def __init__(self, repair: Repair, after: float) -> None:
-        self._repair, self._after = repair, timedelta(seconds=after)
+        self._repair, self._after = repair, after
         self._stopped = False
 
     async def run(self) -> None:
         """Send what is due; nothing while there is more wrong than the limit allows."""
-        now = datetime.now(UTC)
-        due = Which(seen_before=now - self._after, repaired_before=now - _AGAIN_AFTER, fewer_repairs=_TIMES)
-        outlook = await self._repair.outlook(due._replace(seen_before=None), by_itself=True)
+        due = Which(seen_for=self._after, not_repaired_for=_AGAIN_AFTER, fewer_repairs=_TIMES)
+        outlook = await self._repair.outlook(due._replace(seen_for=None), by_itself=True)
         if outlook.too_many != self._stopped:
             self._stopped = outlook.too_many
             tell = _log.error if self._stopped else _log.info
@@ -40,7 +37,7 @@ class SelfRepair:
         metrics.REPAIR_STOPPED.set(self._stopped)
         if self._stopped or not outlook.mismatches:
             return
-        sent = await self._repair.run(due, by_itself=True)
+        sent = await self._repair.run(due, outlook.allowed, by_itself=True)
         metrics.REPAIRS.inc(sent.documents + sent.absences)
         if sent.documents or sent.absences or sent.lost:
             _log.warning("repaired", documents=sent.documents, absences=sent.absences, lost=sent.lost)

@@ -19,6 +19,7 @@ from bson.raw_bson import RawBSONDocument
 from topics import Collection, document_key, id_to_bson, key_to_id
 from worker.mapping import CollectionPlan, Plans, Rebuilder, Unmappable, Unrebuildable, scopes
 from worker.mapping import Mapping as MappingFile
+from worker.mapping.ids import HASHED
 from worker.mapping.ignored import without_ignored
 from worker.mapping.model import CollectionMapping
 from worker.mapping.values import back_to_id
@@ -58,7 +59,12 @@ class Source(NamedTuple):
     documents: TargetDocuments
 
     def identity(self, row_id: UUID, document_id: Any) -> Identity:
-        """Return the identity of a document of this collection."""
+        """Return the identity of a document of this collection.
+
+        A row id that is a hash may be taken for the id where nothing tells that; then it stays to be found.
+        """
+        if document_id == row_id and row_id.version == HASHED:
+            return self.nameless(row_id)
         return self.nameless(row_id)._replace(document_id=id_to_bson(document_id))
 
     def nameless(self, row_id: UUID) -> Identity:
@@ -170,7 +176,12 @@ class Sides:
             by_row = {one.row_id: one for one in identities}
             stored = await source.documents.rows(reader, list(by_row))
             versions = await reconciliation.versions(reader, source.namespace, list(by_row))
-            ids = {one.row_id: _id_of(source, one, stored.get(one.row_id)) for one in identities}
+            nameless = [one.row_id for one in identities if one.document_id is None]
+            known = await reconciliation.document_ids(reader, source.namespace, nameless) if nameless else {}
+            ids = {
+                one.row_id: _id_of(source, one, stored.get(one.row_id), known.get(one.row_id))
+                for one in identities
+            }
             keys = {row_id: document_key(id_) for row_id, id_ in ids.items()}
             wanted = {keys[row_id]: id_ for row_id, id_ in ids.items()}
             shown = await in_snapshot(self._client, source.collection, wanted, await self.now())
@@ -316,7 +327,13 @@ def _read(raw: RawBSONDocument) -> _Read:
     try:
         return bson.decode(raw.raw, _DECODED)
     except _UNREADABLE as error:
-        return _Unreadable(raw["_id"], f"the document cannot be read ({type(error).__name__})")
+        return _Unreadable(_id_in(bytes(raw.raw)), f"the document cannot be read ({type(error).__name__})")
+
+
+def _id_in(raw: bytes) -> Any:
+    """Return the id of a document of which something cannot be decoded: of its first field alone."""
+    lenient: CodecOptions[dict[str, Any]] = _DECODED.with_options(unicode_decode_error_handler="replace")
+    return bson.decode(raw, lenient)["_id"]
 
 
 def _id(read: _Read) -> Any:
@@ -334,8 +351,10 @@ def _by_size(documents: Sequence[RawBSONDocument]) -> Iterator[Sequence[RawBSOND
     yield documents[start:]
 
 
-def _id_of(source: Source, identity: Identity, stored: Stored | None) -> Any:
-    """Return the id to ask MongoDB for: the one known, else the rows', else what the row id is made of."""
+def _id_of(source: Source, identity: Identity, stored: Stored | None, known: bytes | None = None) -> Any:
+    """Return the id to ask MongoDB for: the one known, else the rows', else the ledger's, else what the row
+    id is made of.
+    """
     if identity.document_id is not None:
         return key_to_id(identity.document_id)
     if stored is not None and stored.row is not None:
@@ -343,7 +362,7 @@ def _id_of(source: Source, identity: Identity, stored: Stored | None) -> Any:
             return source.rebuilder.document_id(stored.row)
         except _UNREADABLE:
             pass
-    return back_to_id(identity.row_id)
+    return back_to_id(identity.row_id) if known is None else key_to_id(known)
 
 
 def _plain(value: Any) -> UUID | None:

@@ -8,8 +8,8 @@ row-level security show it their rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,16 +17,16 @@ from topics import Collection, document_key, key_to_id
 from worker import failpoints
 from worker.errors import UsageError
 from worker.mapping import Plans
+from worker.mapping.ids import HASHED
 from worker.mapping.values import back_to_id
-from worker.postgres import audit, mismatches
+from worker.postgres import audit, mismatches, reconciliation
 from worker.postgres.connect import Connection
-from worker.postgres.mismatches import MismatchRow, Which
+from worker.postgres.mismatches import Key, MismatchRow, Which
 from worker.postgres.row_keys import tenants_of_rows
 from worker.repair.send import Sender
 
 LEAST_LIMIT = 1000
 """Repairs that are always allowed; above it, as many as one in a hundred documents."""
-_FIRST = ("", UUID(int=0))
 _AT_ONCE = 1000
 REPAIR, REPAIRED = "repair", "repaired"
 
@@ -41,7 +41,12 @@ class Outlook(NamedTuple):
     @property
     def too_many(self) -> bool:
         """Whether so much is wrong that its cause should be known first."""
-        return self.mismatches + self.before > self.limit
+        return self.mismatches > self.allowed
+
+    @property
+    def allowed(self) -> int:
+        """How many repairs are left of the limit."""
+        return max(0, self.limit - self.before)
 
 
 @dataclass(slots=True)
@@ -51,6 +56,7 @@ class Sent:
     documents: int = 0
     absences: int = 0
     lost: int = 0
+    keys: list[Key] = field(default_factory=list[Key])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,47 +82,32 @@ class Repair:
         return Outlook(await mismatches.count_repairable(self.store, which), before, limit)
 
     async def run(
-        self, which: Which, *, by_itself: bool, told: Callable[[Sent], None] = lambda _: None
+        self, which: Which, most: int, *, by_itself: bool, told: Callable[[Sent], None] = lambda _: None
     ) -> Sent:
-        """Send what there is to repair; return when Kafka has it. Each is in the audit log before it is sent.
+        """Send what there is to repair now, ``most`` of it; return when Kafka has it.
 
-        May be done again at any time. `Sender.send` says what is raised.
+        Each is in the audit log before it is sent. May be done again at any time. `Sender.send` says what is
+        raised.
         """
         sent = Sent()
-        async for page in self._pages(which):
-            await self._send(page, sent, by_itself=by_itself)
+        keys = await mismatches.repairable(self.store, which, most)
+        for start in range(0, len(keys), _AT_ONCE):
+            await self._send(await mismatches.of(self.store, keys[start : start + _AT_ONCE]), sent, by_itself)
             told(sent)
         return sent
 
-    async def _pages(self, which: Which) -> AsyncIterator[list[MismatchRow]]:
-        after = _FIRST
-        while page := await mismatches.repairable(self.store, which, after, _AT_ONCE):
-            yield page
-            after = page[-1]["namespace"], page[-1]["row_id"]
-
-    async def _send(self, page: Sequence[MismatchRow], sent: Sent, *, by_itself: bool) -> None:
+    async def _send(self, page: Sequence[MismatchRow], sent: Sent, by_itself: bool) -> None:
         wanted: dict[Collection, dict[bytes, Any]] = defaultdict(dict)
-        rows: dict[Collection, dict[UUID, bytes]] = defaultdict(dict)
+        tenants: dict[Collection, dict[bytes, tuple[UUID, ...]]] = defaultdict(dict)
         found: list[MismatchRow] = []
-        for row in page:
-            id_ = back_to_id(row["row_id"]) if row["document_id"] is None else key_to_id(row["document_id"])
-            planned = self.plans.find(row["collection"])
-            # Else the event would be about another row.
-            if planned is None or planned.plan.row_id(id_) != row["row_id"]:
-                sent.lost += 1
-                continue
+        for row, id_, seen in await self._named(page):
             collection, key = Collection.parse(row["collection"]), document_key(id_)
-            wanted[collection][key], rows[collection][row["row_id"]] = id_, key
+            wanted[collection][key], tenants[collection][key] = id_, tuple(sorted(seen))
             found.append(row)
-        tenants: dict[Collection, dict[bytes, tuple[UUID, ...]]] = {}
-        for collection, keys in rows.items():
-            planned = self.plans.find(str(collection))
-            assert planned is not None
-            plan = planned.plan
-            seen = await tenants_of_rows(self.reader, [plan.table, *plan.children], list(keys))
-            tenants[collection] = {keys[row_id]: tuple(sorted(some)) for row_id, some in seen.items()}
+        sent.lost += len(page) - len(found)
         async with self.store.transaction():
-            await mismatches.note_repair(self.store, [(one["namespace"], one["row_id"]) for one in found])
+            # Those of which nothing can be sent too: they are tried no oftener.
+            await mismatches.note_repair(self.store, [(one["namespace"], one["row_id"]) for one in page])
             told = [
                 evidence(
                     one["collection"],
@@ -133,6 +124,34 @@ class Repair:
         report = await self.sender.send({at: some.values() for at, some in wanted.items()}, tenants)
         sent.documents += report.documents
         sent.absences += report.absences
+        sent.keys += [(one["namespace"], one["row_id"]) for one in found]
+
+    async def _named(self, page: Sequence[MismatchRow]) -> list[tuple[MismatchRow, Any, set[UUID]]]:
+        """Return rows with the document's id and the tenants of its rows, where they can be told.
+
+        An event with a guessed id, or of another tenant's collection, would be about another document.
+        """
+        by_collection: dict[str, list[MismatchRow]] = defaultdict(list)
+        for row in page:
+            by_collection[row["collection"]].append(row)
+        found: list[tuple[MismatchRow, Any, set[UUID]]] = []
+        for namespace, rows in by_collection.items():
+            if (planned := self.plans.find(namespace)) is None:
+                continue
+            plan, row_ids = planned.plan, [row["row_id"] for row in rows]
+            seen = await tenants_of_rows(self.reader, [plan.table, *plan.children], row_ids)
+            known = await reconciliation.document_ids(self.reader, str(planned.logical), row_ids)
+            for row in rows:
+                row_id, tenants = row["row_id"], seen.get(row["row_id"], set[UUID]())
+                text = row["document_id"] or known.get(row_id)
+                guessed = text is None and row_id.version == HASHED and row_id not in known
+                if guessed and row["mongo_digest"] is None:
+                    continue  # a hash of which nobody knows what it was made of
+                id_ = back_to_id(row_id) if text is None else key_to_id(text)
+                elsewhere = plan.named is not None and tenants and plan.named not in tenants
+                if plan.row_id(id_) == row_id and not elsewhere:
+                    found.append((row, id_, tenants))
+        return found
 
 
 def evidence(
