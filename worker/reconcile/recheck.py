@@ -14,7 +14,7 @@ from worker.reconcile.compare import Difference
 from worker.reconcile.judge import Identity, Look, Mismatch, Moment, first, judge
 from worker.reconcile.sides import Sides
 
-AT_ONCE = 500  # documents of one look
+_FIRST, AT_ONCE = 16, 500  # documents of one look
 
 
 async def look_at(
@@ -26,12 +26,13 @@ async def look_at(
         by_collection.setdefault(one.collection, []).append(one)
     looks: list[tuple[Look, Moment]] = []
     for namespace, some in by_collection.items():
-        source = sides.source(namespace)
-        for start in range(0, len(some), AT_ONCE):
-            left = some[start : start + AT_ONCE]
-            while left:
-                seen, left, moment = await sides.look(reader, source, left, source.namespace in copying)
-                looks += [(look, moment) for look in seen]
+        source, left, most = sides.source(namespace), list(some), _FIRST
+        while left:
+            # Few at first, for nobody knows how large they are; more while MongoDB shows all of them at once.
+            seen, later, moment = await sides.look(reader, source, left[:most], source.namespace in copying)
+            looks += [(look, moment) for look in seen]
+            left = later + left[most:]
+            most = max(1, most // 4) if later else min(AT_ONCE, most * 2)
     return looks
 
 
