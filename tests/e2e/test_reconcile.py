@@ -10,6 +10,7 @@ import orjson
 from examples.spaces.rebuild import row_id
 from tests.support.world import World, once, world
 from worker.embedded import Services
+from worker.extended_json import extended
 
 
 async def compared(w: World, *options: str) -> tuple[int, dict[str, Any]]:
@@ -57,10 +58,11 @@ async def test_a_row_under_another_tenant_is_told_as_such_to_the_documents_tenan
         await connection.close()
         whole = await compared(w)
         own = await compared(w, "--tenant", str(page["tenantId"]))
-        for code, result in (whole, own):
+        stranger = await compared(w, "--tenant", str(other["_id"]))
+        for code, result in (whole, own, stranger):
             assert (code, result["mismatches"]) == (1, 1), result
             (found,) = result["listed"]
-            assert (found["kind"], found["id"]) == ("tenant", str(page["_id"]))
+            assert (found["kind"], found["id"]) == ("tenant", extended(page["_id"]))
             assert found["reason"] == "its row stands under another tenant"
             assert found["tenant"] == str(page["tenantId"])
             assert [field["path"] for field in found["fields"]] == ["tenantId"]

@@ -277,3 +277,19 @@ async def test_the_reconciler_repairs_by_itself_what_is_old_and_stops_where_too_
         assert (code, done["documents"]) == (0, 2)
         await w.until("it goes on", lambda: "repair goes on" in log.read_text())
         assert await w.stop("reconcile") == 0
+
+
+@pytest.mark.timeout(400)
+async def test_more_than_one_page_is_repaired_beside_a_reconciler_that_sees_it_under_way(
+    services: Services, tmp_path: Path
+) -> None:
+    async with settled(services, tmp_path, 6000) as (w, connection):
+        await w.start("reconcile", "reconcile", CROSSFADE_RECONCILE_FULL_EVERY="1")
+        spoil = f"UPDATE pages SET title = 'x' WHERE id IN {some('pages', 1500)}"
+        number = await spoiled(connection, spoil)
+        assert number > 1000  # a page
+        await w.until_value(_REAL, number)
+        code, done = await repair(w, "--limit", "2000")
+        assert (code, done["documents"], done["left"]) == (0, number, 0), done
+        assert await w.value("SELECT count(*) FROM pages WHERE title = 'x'") == 0
+        assert await w.stop("reconcile") == 0
