@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
@@ -24,6 +23,7 @@ from worker.repair import send
 from worker.repair.refetch import Fetched, Progress, Refetch
 from worker.repair.rollback import Outlook, Rollback, Undone
 from worker.settings import Settings, load
+from worker.told_lines import every
 
 _NUMBER = click.IntRange(1, 2**63 - 1)  # a bigint
 _TELL_EVERY = 2.0  # seconds
@@ -237,16 +237,10 @@ def _ask(batch_id: int, outlook: Outlook, hold: bool) -> None:
 
 def _progress() -> Progress:
     """Return what tells on a terminal, every two seconds, how far it is."""
-    last = time.monotonic()
-
-    def tell(what: str, documents: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _TELL_EVERY:
-            last = time.monotonic()
-            waits = "; waiting for apply" if what == "held" else ""
-            click.echo(f"{documents:,} {what}{waits}", err=True)
-
-    return tell
+    tell = every(_TELL_EVERY)
+    return lambda what, documents: tell(
+        f"{documents:,} {what}{'; waiting for apply' if what == 'held' else ''}"
+    )
 
 
 def tell(batch: Batch, states: dict[str, int]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from worker.reconcile.reconciler import Reconciler, opened
 from worker.repair import send
 from worker.repair.repair import Outlook, Sent, refuse
 from worker.settings import Settings, load
+from worker.told_lines import every
 
 _AGAIN_EVERY = 0.3  # seconds
 _TELL_EVERY = 2.0  # seconds
@@ -176,7 +177,7 @@ async def _look_at_one(reconciler: Reconciler, namespace: str, text: str) -> UUI
 
 async def _fitting(reconciler: Reconciler, keys: Sequence[Key], wait: float) -> int:
     """Look again at what was sent until all of it fits; return how much does not when time is over."""
-    until, tell = time.monotonic() + wait, _every()
+    until, tell = time.monotonic() + wait, every(_TELL_EVERY)
     while True:
         left, copying = list[Key](), await reconciler.copying()
         for start in range(0, len(keys), _AT_ONCE):
@@ -193,18 +194,5 @@ async def _fitting(reconciler: Reconciler, keys: Sequence[Key], wait: float) -> 
 
 
 def _progress() -> Callable[[Sent], None]:
-    tell = _every()
+    tell = every(_TELL_EVERY)
     return lambda sent: tell(f"{sent.documents + sent.absences:,} sent")
-
-
-def _every() -> Callable[[str], None]:
-    """Return what tells a line every two seconds at most."""
-    last = time.monotonic()
-
-    def tell(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _TELL_EVERY:
-            last = time.monotonic()
-            click.echo(line, err=True)
-
-    return tell

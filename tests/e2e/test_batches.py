@@ -54,14 +54,6 @@ async def batch_of(w: World, id_: Any) -> int:
     return await w.value("SELECT batch_id FROM crossfade.document WHERE row_id = $1", row_id(id_))
 
 
-async def execute(w: World, statement: str, *arguments: object) -> None:
-    connection = await w.connect()
-    try:
-        await connection.execute(statement, *arguments)
-    finally:
-        await connection.close()
-
-
 async def test_rows_go_and_come_back_and_what_newer_batches_wrote_stays(
     services: Services, tmp_path: Path
 ) -> None:
@@ -170,7 +162,7 @@ async def test_a_batch_of_a_tenant_that_has_left_mongodb_is_refused(
         await w.mongo["a"].insert_many([{"_id": n, "t": f"tenant {n % 2}"} for n in range(10)])
         await running(w)
         batch_id, tenant = await w.value(LARGEST), row_id("tenant 1")
-        await execute(w, "UPDATE crossfade.tenant SET phase = 'draining' WHERE tenant_id = $1", tenant)
+        await w.execute("UPDATE crossfade.tenant SET phase = 'draining' WHERE tenant_id = $1", tenant)
         before = await state_of(w)
         error = await batches(w, "rollback", batch_id, "--yes", code=2)
         assert f"{tenant} (draining)" in error and str(row_id("tenant 0")) not in error
@@ -252,7 +244,7 @@ async def test_foreign_keys_that_would_take_other_rows_along_refuse_it(
         user = await w.value("SELECT author_id FROM pages WHERE author_id IS NOT NULL LIMIT 1")
         batch_id = await w.value("SELECT batch_id FROM crossfade.document WHERE row_id = $1", user)
         alone = "UPDATE crossfade.document SET batch_id = -1 WHERE batch_id = $1 AND row_id <> $2"
-        await execute(w, alone, batch_id, user)
+        await w.execute(alone, batch_id, user)
         w.env["CROSSFADE_REPLICATION_ROLE"] = "origin"
         before = await state_of(w)
         error = await batches(w, "rollback", batch_id, "--hold", "--yes", code=2)

@@ -25,14 +25,6 @@ async def show(w: World, id_: str, *options: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out)
 
 
-async def execute(w: World, statement: str, *arguments: object) -> None:
-    connection = await w.connect()
-    try:
-        await connection.execute(statement, *arguments)
-    finally:
-        await connection.close()
-
-
 async def test_a_document_is_shown_as_both_sides_have_it_now(services: Services, tmp_path: Path) -> None:
     async with things(services, tmp_path, "a", tenant="path: t") as w:
         at = datetime(2024, 1, 1, tzinfo=UTC)
@@ -52,12 +44,12 @@ async def test_a_document_is_shown_as_both_sides_have_it_now(services: Services,
             assert told["mongo"] == told["postgres"] and told["ledger"]["state"] == "live"
         assert (await show(w, str(row_id("missing"))))[1]["id"] == "missing"
 
-        await execute(w, "DELETE FROM a WHERE id = $1", row_id("missing"))
+        await w.execute("DELETE FROM a WHERE id = $1", row_id("missing"))
         changed = (
             "UPDATE a SET text = 'another', rest = replace(rest::text, 'a.b', 'a.c')::jsonb WHERE id = $1"
         )
-        await execute(w, changed, row_id(OBJECTID))
-        await execute(w, "UPDATE a SET tenant_id = $2 WHERE id = $1", row_id(7), row_id("two"))
+        await w.execute(changed, row_id(OBJECTID))
+        await w.execute("UPDATE a SET tenant_id = $2 WHERE id = $1", row_id(7), row_id("two"))
 
         code, told = await show(w, objectid)
         assert (code, told["kind"], told["known"]) == (1, "different", None)
@@ -98,7 +90,7 @@ async def test_a_document_is_shown_as_both_sides_have_it_now(services: Services,
         code, out, _ = await command(w, "mismatches", "list", "--json")
         assert code == 1 and {"$oid": objectid} in [one["id"] for one in json.loads(out)]
         # What fits again does so at once, whatever was known of it.
-        await execute(w, "UPDATE a SET tenant_id = $2 WHERE id = $1", row_id(7), row_id("one"))
+        await w.execute("UPDATE a SET tenant_id = $2 WHERE id = $1", row_id(7), row_id("one"))
         code, told = await show(w, seven)
         assert (code, told["fits"], told["known"]["kind"]) == (0, True, "tenant")
 

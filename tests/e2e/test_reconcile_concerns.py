@@ -55,14 +55,6 @@ async def told(w: World, *arguments: str) -> tuple[int, Any]:
     return code, json.loads(out)
 
 
-async def execute(w: World, statement: str, *arguments: object) -> None:
-    connection = await w.connect()
-    try:
-        await connection.execute(statement, *arguments)
-    finally:
-        await connection.close()
-
-
 @pytest.mark.timeout(240)
 async def test_documents_held_are_mismatches_at_once_and_no_generation_is_clean(
     services: Services, tmp_path: Path
@@ -123,7 +115,7 @@ async def test_documents_held_that_mongodb_no_longer_has_are_not_clean_either(
 ) -> None:
     """Both sides are equal, and yet apply waits for them."""
     async with two_tenants(services, tmp_path) as w:
-        await execute(w, "UPDATE crossfade.document SET state = 'refetch' WHERE row_id = $1", row_id(3))
+        await w.execute("UPDATE crossfade.document SET state = 'refetch' WHERE row_id = $1", row_id(3))
         code, result = await reconciled(w)
         assert (code, result["equal"], result["mismatches"], result["held"]) == (1, False, 0, 1)
         assert (await clean(w), await clean(w, TWO)) == (0, 0)
@@ -136,10 +128,10 @@ async def test_mismatches_of_a_tenant_that_was_switched_are_forgotten_and_none_c
     services: Services, tmp_path: Path
 ) -> None:
     async with two_tenants(services, tmp_path) as w:
-        await execute(w, "UPDATE a SET n = 99 WHERE id = ANY($1::uuid[])", [row_id(0), row_id(1)])
+        await w.execute("UPDATE a SET n = 99 WHERE id = ANY($1::uuid[])", [row_id(0), row_id(1)])
         await w.start("reconcile", "reconcile", CROSSFADE_RECONCILE_FULL_EVERY="1")
         await w.until_value(REAL, 2)
-        await execute(w, "UPDATE crossfade.tenant SET phase = 'postgres' WHERE tenant_id = $1", TWO)
+        await w.execute("UPDATE crossfade.tenant SET phase = 'postgres' WHERE tenant_id = $1", TWO)
         only = "SELECT (array_agg(tenant_id) = ARRAY[$1::uuid])::integer FROM crossfade.mismatch"
         await w.until_value(only.replace("$1", f"'{ONE}'"), 1)
         # A change that reached MongoDB all the same is no news of the rows, which are the application's now.
@@ -167,10 +159,10 @@ async def _looked_at_all(w: World) -> None:
 
 async def test_a_row_of_another_tenant_is_found_for_either(services: Services, tmp_path: Path) -> None:
     async with two_tenants(services, tmp_path) as w:
-        await execute(w, "UPDATE a SET tenant_id = $1 WHERE id = $2", TWO, row_id(0))
+        await w.execute("UPDATE a SET tenant_id = $1 WHERE id = $2", TWO, row_id(0))
         half = DOCUMENTS // 2
         for tenant, documents, rows in ((ONE, half, half - 1), (TWO, half, half + 1)):
-            await execute(w, "DELETE FROM crossfade.mismatch")
+            await w.execute("DELETE FROM crossfade.mismatch")
             code, result = await reconciled(w, "--tenant", str(tenant))
             assert (code, result["mismatches"]) == (1, 1), tenant
             (found,) = result["listed"]

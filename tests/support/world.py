@@ -247,6 +247,14 @@ class World:
         finally:
             await connection.close()
 
+    async def execute(self, statement: str, *arguments: object) -> None:
+        """Do a statement in PostgreSQL, as the superuser."""
+        connection = await self.connect()
+        try:
+            await connection.execute(statement, *arguments)
+        finally:
+            await connection.close()
+
     async def compare(self) -> oracle.Comparison:
         """Compare every document with its rows, both ways."""
         connection = await self.connect()
