@@ -11,6 +11,7 @@ from worker.embedded import Services
 
 _REAL = "SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'"
 _FULL = "SELECT count(*) FROM crossfade.generation WHERE kind = 'full' AND finished_at IS NOT NULL"
+_WITHIN = 180  # seconds; a machine with much else to do takes half a minute for what takes one second here
 _ANY = "SELECT count(*) FROM crossfade.mismatch"
 
 
@@ -18,7 +19,7 @@ async def _nothing_open(w: World) -> None:
     await w.until_value(f"SELECT (({_ANY}) = 0)::integer", 1)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_under_live_writes_and_deaths_there_is_no_false_alarm(
     services: Services, tmp_path: Path
 ) -> None:
@@ -34,11 +35,11 @@ async def test_under_live_writes_and_deaths_there_is_no_false_alarm(
         async with w.writes(100):
             for _ in range(3):
                 done = await w.value(_FULL)
-                await w.until_value(_FULL, done + 2)
+                await w.until_value(_FULL, done + 2, _WITHIN)
                 alarms += await w.value(_REAL)
                 await w.kill("apply")
                 await w.start("apply", "apply")
-                await w.until_value(_FULL, done + 3)
+                await w.until_value(_FULL, done + 3, _WITHIN)
                 alarms += await w.value(_REAL)
                 await w.kill("reconcile")
                 await w.start("reconcile", "reconcile", **every)

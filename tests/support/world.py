@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
@@ -30,6 +30,7 @@ from worker.embedded import Services
 from worker.mapping import Mapping, load
 
 PARTITIONS = 2
+_DROP_PENDING = 215  # MongoDB's DatabaseDropPending
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"
 
 
@@ -131,10 +132,13 @@ class World:
                     ):
                         return
         except TimeoutError:
-            logs = "".join(path.read_text()[-2000:] for path in self.directory.glob("*.log"))
-            pytest.fail(f"not settled in {seconds} s: {await self._state(connection)}\n{logs}")
+            pytest.fail(f"not settled in {seconds} s: {await self._state(connection)}\n{self._logs()}")
         finally:
             await connection.close()
+
+    def _logs(self) -> str:
+        """Return the ends of all logs."""
+        return "".join(path.read_text()[-2000:] for path in self.directory.glob("*.log"))
 
     async def _state(self, connection: asyncpg.Connection) -> str:
         """Tell how far everybody is."""
@@ -244,6 +248,8 @@ class World:
             async with asyncio.timeout(seconds):
                 while (await connection.fetchval(query) or 0) < least:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"not {least} in {seconds} s: {query}\n{self._logs()}")
         finally:
             await connection.close()
 
@@ -339,11 +345,23 @@ async def world(
         for name in list(new.processes):
             await new.kill(name)
         for name in await new.client.list_database_names():
-            while name.startswith(new.name):
-                with suppress(AutoReconnect):  # mongod was away, which the driver learns now
-                    await new.client.drop_database(name)
-                    break
+            if name.startswith(new.name):
+                await _drop(new.client, name)
         new.client.close()
+
+
+async def _drop(client: AsyncIOMotorClient, name: str) -> None:
+    """Drop a database, though mongod was away meanwhile, which the driver may learn only now."""
+    while True:
+        try:
+            await client.drop_database(name)
+            return
+        except AutoReconnect:
+            continue  # the drop may still be under way, and refuse the next
+        except OperationFailure as error:
+            if error.code != _DROP_PENDING:
+                raise
+            await asyncio.sleep(0.1)
 
 
 async def once(world: World, *command: str, **env: str) -> tuple[int, str]:
