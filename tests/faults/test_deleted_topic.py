@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from bson import ObjectId
 
 from tests.support.hands import administering
 from tests.support.world import PARTITIONS, World, world
@@ -27,10 +28,7 @@ async def test_what_a_deleted_topic_held_is_copied_again_though_the_new_one_grow
         await w.published()
         before = _stream(w, await w.ends())
         assert await w.stop("publish") == 0
-        async with administering(services.kafka_bootstrap) as admin:
-            await admin.delete_topics([f"{w.name}.{w.name}.forms"])
-            while f"{w.name}.{w.name}.forms" in await admin.list_topics():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        await _deleted(w, f"{w.name}.{w.name}.forms")
         if first == "apply":  # it makes the topic, and the publisher finds it there
             await w.start("apply", "apply again")
             await w.until(
@@ -51,6 +49,36 @@ async def test_what_a_deleted_topic_held_is_copied_again_though_the_new_one_grow
             await w.start("apply", "apply again")
         await w.settled()
         await w.assert_nothing_lost()
+
+
+async def test_what_is_deleted_is_gone_though_its_event_was_lost_before_the_first_copy(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        await w.load(200)
+        await w.start("publish", "publish", CROSSFADE_COPY_RATE="1")  # it does not come to the forms
+        await w.start("apply", "apply")
+        await w.until_value("SELECT count(*) FROM crossfade.checkpoint WHERE token IS NOT NULL", 1)
+        form = await w.mongo["forms"].find_one({})
+        streamed = {**form, "_id": ObjectId()}
+        await w.mongo["forms"].insert_one(streamed)
+        await w.until_value("SELECT count(*) FROM form_configs", 1)
+        assert await w.stop("apply") == 0
+        await w.mongo["forms"].delete_one({"_id": streamed["_id"]})
+        await w.published()
+        assert await w.stop("publish") == 0
+        await _deleted(w, f"{w.name}.{w.name}.forms")
+        await w.start("publish", "publish again")
+        await w.start("apply", "apply again")
+        await w.settled()
+        await w.assert_nothing_lost()
+
+
+async def _deleted(w: World, topic: str) -> None:
+    async with administering(w.kafka) as admin:
+        await admin.delete_topics([topic])
+        while topic in await admin.list_topics():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 def _stream(w: World, ends: dict[tuple[str, int], int]) -> list[int]:

@@ -85,3 +85,21 @@ async def test_rows_follow_when_collections_are_dropped_renamed_and_overwritten(
         assert await w.value(audited) >= 3
         code, told = await once(w, "status")
         assert code == 0 and f"({w.name}.second): changed as a whole: drop" in told, told
+
+
+async def test_what_the_stream_wrote_goes_with_a_collection_that_is_dropped_before_its_first_copy(
+    services: Services, tmp_path: Path
+) -> None:
+    async with things(services, tmp_path, *NAMES) as w:
+        await _fill(w, "first", range(100), 1)
+        await w.start("publish", "publish", CROSSFADE_COPY_RATE="1")  # it does not come to the second
+        await w.start("apply", "apply")
+        await w.until_value("SELECT count(*) FROM crossfade.checkpoint WHERE token IS NOT NULL", 1)
+        await _fill(w, "second", range(5), 2)
+        await w.until_value("SELECT count(*) FROM second", 5)
+        await w.mongo["second"].drop()
+        await _fill(w, "second", range(3, 7), 3)
+        await w.published()
+        assert await w.stop("publish") == 0
+        await w.start("publish", "publish again")
+        await until_equal(w, *NAMES)

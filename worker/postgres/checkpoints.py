@@ -50,7 +50,7 @@ WHERE copy_incarnation = $2 AND EXISTS (SELECT FROM begun)
 """
 _INVALIDATE = """
 WITH invalid AS (
-    UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1 AND copy_state <> 'pending'
+    UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = $1
 ), gone AS (
     INSERT INTO crossfade.gone_collection (namespace, collection) VALUES ($6, $1)
     ON CONFLICT (namespace) DO NOTHING
@@ -64,19 +64,23 @@ UPDATE crossfade.checkpoint SET saved_at = now(),
     token_time = greatest(token_time, $4)
 WHERE publisher = $1 AND incarnation = $2 AND coalesce(token_time, 0) >= $5 RETURNING true
 """
-# The rows of a collection that this publisher's mapping no longer names fall behind from here on.
+# The rows of a collection that this publisher's mapping no longer names fall behind from here on; the stream
+# may have written some before the first copy.
 _LEAVE = """
 UPDATE crossfade.collection SET copy_state = 'invalid'
-WHERE namespace <> ALL($1::text[]) AND copy_state IN ('copying', 'removing', 'copied') RETURNING namespace
+WHERE namespace <> ALL($1::text[]) AND copy_state <> 'invalid' RETURNING namespace
 """
 _COPIES = """
 SELECT namespace, copy_state::text, copies, copy_incarnation, copy_cursor, copied, mapping_hash,
     copy_began_time, copy_seconds, copy_paused FROM crossfade.collection
 """
+# Where something was lost before the first copy, what the stream had written may be gone in MongoDB: that
+# copy counts as the second, which ends with a removal as every later one does.
 _BEGIN = """
-UPDATE crossfade.collection SET copy_state = 'copying', copies = copies + 1, copy_incarnation = $3,
-    copy_cursor = NULL, copied = 0, estimated = $4, copy_began_time = $6, copy_started_at = now(),
-    copy_finished_at = NULL, copy_seconds = 0, copy_rate = NULL
+UPDATE crossfade.collection SET copy_state = 'copying',
+    copies = copies + CASE WHEN copies = 0 AND copy_state = 'invalid' THEN 2 ELSE 1 END,
+    copy_incarnation = $3, copy_cursor = NULL, copied = 0, estimated = $4,
+    copy_began_time = $6, copy_started_at = now(), copy_finished_at = NULL, copy_seconds = 0, copy_rate = NULL
 WHERE namespace = $1 AND copies = $2 AND mapping_hash = $5 RETURNING copies
 """
 # Only the present copy, and only while it is wanted as it was begun: it may have been asked for anew, or

@@ -48,9 +48,11 @@ ON CONFLICT DO NOTHING
 """
 _KNOWN = "SELECT namespace, collection_id, mapping_hash, copies FROM crossfade.collection"
 _CHANGED = "UPDATE crossfade.mapping SET changes = changes + 1"
+# What is invalid before its first copy stays so.
 _COPY_AGAIN = """
-UPDATE crossfade.collection c SET mapping_hash = k.mapping_hash, copy_state = 'pending', copy_cursor = NULL,
-    copied = 0, copy_seconds = 0, copy_rate = NULL, copy_started_at = NULL, copy_finished_at = NULL
+UPDATE crossfade.collection c SET mapping_hash = k.mapping_hash, copy_cursor = NULL, copied = 0,
+    copy_state = CASE WHEN copies = 0 THEN copy_state ELSE 'pending' END,
+    copy_seconds = 0, copy_rate = NULL, copy_started_at = NULL, copy_finished_at = NULL
 FROM unnest($1::text[], $2::text[]) AS k(namespace, mapping_hash) WHERE c.namespace = k.namespace
 """
 _AWAY = "SELECT count(*) FROM crossfade.tenant WHERE phase <> 'mongo'"
