@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench roundtrip faults corruption clean
+.PHONY: demo test check bench roundtrip faults corruption model clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -44,6 +44,10 @@ faults: $(STAMP)
 # N corruptions of every kind in a settled database, which the reconciler must find. ARGS=--documents=1000000
 corruption: $(STAMP)
 	$(BIN)/python -m tests.corruption $(if $(N),--planted $(N)) $(ARGS)
+
+# The protocol in Promela: every order of events within the bounds, and that it breaks without each rule.
+model: $(STAMP)
+	$(BIN)/python -m model $(ARGS)
 
 # The long forms of tests: make test LONG_FAULTS=1 ARGS="tests/faults tests/integration/test_poison.py"
 export LONG_FAULTS

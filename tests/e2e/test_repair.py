@@ -141,7 +141,7 @@ async def test_five_hundred_mismatches_are_mended_while_writes_go_on_and_nothing
             took = time.monotonic() - began
         assert (code, done["left"], done["lost"]) == (0, 0, 0), done
         assert done["documents"] + done["absences"] == 500
-        assert took < 60, took
+        assert took < 30, took
         await w.settled()
         await w.assert_nothing_lost()
         result = await compared(w)

@@ -83,6 +83,26 @@ async def test_an_older_postgresql_behind_a_pooler_catches_up_by_itself(
 
 
 @pytest.mark.timeout(400)
+async def test_a_new_postgresql_beside_old_topics_is_rid_of_what_was_deleted_since(
+    services: Services, tmp_path: Path
+) -> None:
+    async with _world(services, tmp_path) as (w, backup):
+        await backup.take()  # of a database that has seen nothing yet
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        assert await w.stop("publish") == 0
+        assert await w.stop("apply") == 0
+        await w.mongo["leads"].delete_many({})  # nobody tells
+        await backup.restore()
+        await w.start("publish", "publish")
+        await w.start("apply", "apply")
+        await w.settled()
+        assert (await w.compare()).differences == []
+        assert "copies end with a removal" in _log(w, "publish")
+
+
+@pytest.mark.timeout(400)
 async def test_an_older_postgresql_hears_again_of_a_collection_that_was_dropped_since(
     services: Services, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import bson
 
 from tests.support.tables import target
-from tests.support.world import World, world
+from tests.support.world import PATIENCE, World, world
 from worker.embedded import Services
 
 _COLLECTION = """
@@ -45,7 +45,7 @@ async def keep_images(w: World, *names: str) -> None:
         await w.mongo.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
 
 
-async def until_equal(w: World, *names: str, seconds: float = 90) -> None:
+async def until_equal(w: World, *names: str, seconds: float = PATIENCE) -> None:
     """Wait until all is applied; every document then equals its row, and each table holds no other row."""
     await w.settled(seconds)
     assert await w.unequal() == []

@@ -30,6 +30,7 @@ from worker.embedded import Services
 from worker.mapping import Mapping, load
 
 PARTITIONS = 2
+PATIENCE = 180.0  # seconds; what takes one here may take a minute on a machine with much else to do
 _DROP_PENDING = 215  # MongoDB's DatabaseDropPending
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"
 
@@ -102,7 +103,7 @@ class World:
             process.terminate()
         return await asyncio.wait_for(process.wait(), 20)
 
-    async def ended(self, name: str, seconds: float = 60) -> int:
+    async def ended(self, name: str, seconds: float = PATIENCE) -> int:
         """Wait until a process ends by itself; return its exit code."""
         return await asyncio.wait_for(self.processes.pop(name).wait(), seconds)
 
@@ -112,7 +113,7 @@ class World:
         reached = f"SELECT (token_time > {at.time << 32 | at.inc})::integer FROM crossfade.checkpoint"
         await self.until_value(reached, 1)
 
-    async def settled(self, seconds: float = 90, *, streams: int | None = None) -> None:
+    async def settled(self, seconds: float = PATIENCE, *, streams: int | None = None) -> None:
         """Wait until all that MongoDB has now is in Kafka, all is copied, and all that Kafka holds applied.
 
         By clusterTimes and offsets, never by clocks, which tests step. ``streams``: partitions of all stream
@@ -226,7 +227,7 @@ class World:
             stop.set()
             await running
 
-    async def until(self, told: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+    async def until(self, told: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for a condition of this process."""
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - other processes make it true
@@ -241,7 +242,7 @@ class World:
         finally:
             await connection.close()
 
-    async def until_value(self, query: str, least: int, seconds: float = 60) -> None:
+    async def until_value(self, query: str, least: int, seconds: float = PATIENCE) -> None:
         """Wait until PostgreSQL answers a query with at least a number."""
         connection = await self.connect()
         try:

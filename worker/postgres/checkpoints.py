@@ -238,6 +238,10 @@ class Checkpoints:
         audited = os_user(), COPY_AGAIN, subject, f"changed as a whole: {change}"
         await self._run(lambda connection: connection.execute(_INVALIDATE, namespace, *audited, real))
 
+    async def invalidate_all(self, namespaces: Sequence[str]) -> None:
+        """Have collections copied again, over whatever rows there are."""
+        await self._run(lambda connection: migration_log.invalidate_copies(connection, namespaces))
+
     async def agree(self, hashes: Mapping[str, str]) -> None:
         """Make the mapping's collections known; `MappingError` when the rows are another mapping's.
 

@@ -73,7 +73,7 @@ async def _publish(
     leadership: Leadership,
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
-    checkpoint = await _checkpoint(checkpoints, heartbeat)
+    checkpoint = await _checkpoint(kafka, checkpoints, targets, heartbeat)
     for namespace in await checkpoints.forget_partitions(await _made_anew(kafka, checkpoints, targets)):
         _log.error(
             "a topic was made anew, perhaps with records unread; its collection is copied again",
@@ -181,12 +181,8 @@ async def _made_anew(kafka: Access, checkpoints: Checkpoints, targets: Targets) 
     the new topic soon pass those of the old one. Kafka is asked second, for apply may be reading on.
     """
     read_to = await checkpoints.read_to()
-    try:
-        async with asyncio.timeout(_OFFSETS_WITHIN):
-            ends = await end_offsets(kafka, {name: one.partitions for name, one in targets.topics().items()})
-    except TimeoutError as error:
-        raise kafka.unreachable(error) from None
-    namespaces = {topic: one.namespace for one in targets.all for topic in (one.stream_topic, one.copy_topic)}
+    ends = await _ends(kafka, targets)
+    namespaces = _namespaces(targets)
     return [
         (namespaces[place[0]], *place)
         for place, offset in read_to.items()
@@ -194,12 +190,40 @@ async def _made_anew(kafka: Access, checkpoints: Checkpoints, targets: Targets) 
     ]
 
 
-async def _checkpoint(checkpoints: Checkpoints, heartbeat: Heartbeat) -> Checkpoint:
-    """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4)."""
+async def _ends(kafka: Access, targets: Targets) -> dict[tuple[str, int], int]:
+    """Return the next offset to come of each partition."""
+    try:
+        async with asyncio.timeout(_OFFSETS_WITHIN):
+            return await end_offsets(kafka, {name: one.partitions for name, one in targets.topics().items()})
+    except TimeoutError as error:
+        raise kafka.unreachable(error) from None
+
+
+def _namespaces(targets: Targets) -> dict[str, str]:
+    """Return each topic's collection."""
+    return {topic: one.namespace for one in targets.all for topic in (one.stream_topic, one.copy_topic)}
+
+
+async def _checkpoint(
+    kafka: Access, checkpoints: Checkpoints, targets: Targets, heartbeat: Heartbeat
+) -> Checkpoint:
+    """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4).
+
+    Where Kafka has records already, they are of a publisher that PostgreSQL knows nothing of. Apply reads
+    them, and nobody tells what was deleted since they were sent: so the copies end with a removal, as after a
+    lost token. Saved before the incarnation, for a start that is killed in between.
+    """
     if checkpoint := await checkpoints.load():
         return checkpoint
-    started = await _started(heartbeat)
-    return await checkpoints.create(uuid4(), started)
+    namespaces = _namespaces(targets)
+    earlier = {namespaces[topic] for (topic, _), end in (await _ends(kafka, targets)).items() if end}
+    if earlier:
+        await checkpoints.invalidate_all(sorted(earlier))
+        _log.warning(
+            "Kafka has records of a migration that PostgreSQL does not know; copies end with a removal",
+            collections=len(earlier),
+        )
+    return await checkpoints.create(uuid4(), await _started(heartbeat))
 
 
 async def _begin_anew(
