@@ -64,10 +64,10 @@ MODELS = (
     ),
     Model(
         "cutover",
-        full=({"MOVES": 2, "FAULTS": 1}, {"MOVES": 1, "FAULTS": 2}),
+        full=({"MOVES": 2, "FAULTS": 2},),
         quick={"MOVES": 1, "FAULTS": 0},
         variants={"MOVES": 2, "FAULTS": 1},
-        larger={},
+        larger={"WITHOUT_D4_LOOKING": {"MOVES": 2, "FAULTS": 2}},
     ),
     Model(
         "roundtrip",

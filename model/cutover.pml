@@ -227,6 +227,9 @@ aborted:
 	if
 	:: atomic { postgres_up && phase[t] == P_DRAINING && epoch[t] == e -> phase[t] = P_MONGO }
 	:: atomic { postgres_up && !(phase[t] == P_DRAINING && epoch[t] == e) }
+#ifndef WITHOUT_D4_LOOKING
+	:: !postgres_up	/* its phase follows later; the tenant's next move may need this controller before that */
+#endif
 	:: DEAD -> goto dead
 	fi;
 	goto look;
