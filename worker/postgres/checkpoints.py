@@ -58,6 +58,9 @@ WITH invalid AS (
 INSERT INTO crossfade.audit (os_user, action, subject, reason)
 VALUES ($2, $3, $4::jsonb, $5)
 """
+_DISTRUST = """
+UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace = ANY($1::text[]) AND copies = 0
+"""
 _SAVE = """
 UPDATE crossfade.checkpoint SET saved_at = now(),
     token = CASE WHEN coalesce(token_time, 0) <= $4 THEN $3 ELSE token END,
@@ -238,9 +241,9 @@ class Checkpoints:
         audited = os_user(), COPY_AGAIN, subject, f"changed as a whole: {change}"
         await self._run(lambda connection: connection.execute(_INVALIDATE, namespace, *audited, real))
 
-    async def invalidate_all(self, namespaces: Sequence[str]) -> None:
-        """Have collections copied again, over whatever rows there are."""
-        await self._run(lambda connection: migration_log.invalidate_copies(connection, namespaces))
+    async def distrust(self, namespaces: Sequence[str]) -> None:
+        """Have collections' first copies end with a removal; every later copy does anyway."""
+        await self._run(lambda connection: connection.execute(_DISTRUST, namespaces))
 
     async def agree(self, hashes: Mapping[str, str]) -> None:
         """Make the mapping's collections known; `MappingError` when the rows are another mapping's.

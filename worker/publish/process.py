@@ -209,7 +209,7 @@ async def _checkpoint(
 ) -> Checkpoint:
     """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4).
 
-    Where Kafka has records already, they are of a publisher that PostgreSQL knows nothing of. Apply reads
+    Where Kafka has records already, they may be of a publisher that PostgreSQL knows nothing of. Apply reads
     them, and nobody tells what was deleted since they were sent: so the copies end with a removal, as after a
     lost token. Saved before the incarnation, for a start that is killed in between.
     """
@@ -218,9 +218,9 @@ async def _checkpoint(
     namespaces = _namespaces(targets)
     earlier = {namespaces[topic] for (topic, _), end in (await _ends(kafka, targets)).items() if end}
     if earlier:
-        await checkpoints.invalidate_all(sorted(earlier))
+        await checkpoints.distrust(sorted(earlier))
         _log.warning(
-            "Kafka has records of a migration that PostgreSQL does not know; copies end with a removal",
+            "Kafka has records that this PostgreSQL may know nothing of; copies end with a removal",
             collections=len(earlier),
         )
     return await checkpoints.create(uuid4(), await _started(heartbeat))
