@@ -1,6 +1,6 @@
 /* Capture and apply, seen from one document: transactions, a stream that is killed, and that may lose its
- * place once; the copy; the removal of what is gone; a batch that is rolled back; PostgreSQL put back to an
- * older state. Kafka is a set of records: any may be applied at any time, and again at any time.
+ * place once; the copy; the removal of what is gone; topics deleted by hand; a batch that is rolled back;
+ * PostgreSQL put back to an older state. Kafka is a set of records: any may be applied at any time, and again.
  *
  * Promises: when all is settled the row shows the document; and a row never goes back to an older version.
  * Each WITHOUT_x takes one rule of docs/protocol.md out; then a promise must break.
@@ -13,7 +13,7 @@
 #define CHANGES 4	/* changes of the document at most */
 #endif
 #ifndef FAULTS
-#define FAULTS 2	/* kills, lost places, batches rolled back and restores together */
+#define FAULTS 2	/* kills, lost places, deleted topics, batches rolled back, restores: together */
 #endif
 #define RECORDS 9	/* different records at most; more would be told by an assertion */
 #define MAX 7		/* the order of a snapshot read */
@@ -38,9 +38,11 @@ byte last_time, order;		/* of the change sent last by this process */
 bool copied;
 byte removal;			/* 0: none wanted, 1: wanted, 2: read and found absent */
 byte removal_time;
+bool copying;
+byte copy_began;		/* the clusterTime at which the copy began */
 
 /* Kafka */
-typedef Record { byte time; byte order; byte state; byte incarnation };
+typedef Record { byte time; byte order; byte state };
 Record record[RECORDS];
 byte records;
 int acknowledged;		/* bits: the broker has them */
@@ -48,7 +50,7 @@ int acknowledged;		/* bits: the broker has them */
 /* PostgreSQL */
 int pending;			/* bits: records that apply has not read */
 byte row;
-byte ledger_time, ledger_order, ledger_incarnation;
+byte ledger_time, ledger_order;
 bool known, refetch;
 byte asked;			/* now + 1 when what was rolled back was read again last */
 byte top_time, top_order;	/* the greatest version that the row ever showed */
@@ -56,7 +58,7 @@ byte top_time, top_order;	/* the greatest version that the row ever showed */
 bool rolled_back;
 byte restores;			/* 0: none yet, 1: a backup exists, 2: it was put back */
 int kept_pending, kept_acknowledged;
-byte kept_row, kept_time, kept_order, kept_incarnation, kept_top_time, kept_top_order;
+byte kept_row, kept_time, kept_order, kept_top_time, kept_top_order;
 bool kept_known, kept_refetch;
 
 byte found;			/* of the macros and inlines below */
@@ -80,15 +82,13 @@ inline make(t, o, s, i)
 {
 	i = 0;
 	do
-	:: i < records && !(record[i].time == t && record[i].order == o && record[i].state == s &&
-		record[i].incarnation == incarnation) -> i++
+	:: i < records && !(record[i].time == t && record[i].order == o && record[i].state == s) -> i++
 	:: else -> break
 	od;
 	if
 	:: i == records ->
 		assert(records < RECORDS);
 		record[i].time = t; record[i].order = o; record[i].state = s;
-		record[i].incarnation = incarnation;
 		records++
 	:: else
 	fi;
@@ -192,7 +192,7 @@ end:	do
 		position = saved }
 	:: d_step { incarnation == 1 && faults < FAULTS ->	/* C7: the place is lost; a new incarnation */
 		faults++; incarnation = 2; began = now; position = changes + 1; saved = position; token = false;
-		flying = 0; last_time = 0; order = 0; copied = false; removal = 1 }
+		flying = 0; last_time = 0; order = 0; copied = false; copying = false; removal = 1 }
 	od
 }
 
@@ -202,11 +202,16 @@ proctype Snapshots()
 	byte i, at;
 
 end:	do
-	:: atomic { incarnation > 0 && !copied ->
+	:: d_step { incarnation > 0 && !copied && !copying -> copying = true; copy_began = now }
+	:: atomic { copying ->
 #ifdef WITHOUT_C3
 		at = 0;
 #else
+#ifdef WITHOUT_C3_COPY
 		at = began;
+#else
+		at = copy_began;
+#endif
 #endif
 		do
 		:: at < now -> at++
@@ -223,12 +228,12 @@ end:	do
 			deliver(found)
 		:: else
 		fi;
-		copied = true; at = 0; found = 0 }
+		copied = true; copying = false; at = 0; found = 0 }
 	:: d_step { removal == 1 && copied && C7_BEHIND_A_BARRIER ->
 		read_at(now, i);
 		removal_time = now;
 		if
-		:: found == ABSENT && known && ledger_incarnation != incarnation -> removal = 2
+		:: found == ABSENT && known && ledger_time <= copy_began -> removal = 2
 		:: else -> removal = 0
 		fi;
 		found = 0 }
@@ -258,7 +263,6 @@ inline apply(n)
 		row = record[n].state;
 		known = true; refetch = false;
 		ledger_time = record[n].time; ledger_order = record[n].order;
-		ledger_incarnation = record[n].incarnation;
 #ifdef WITHOUT_A1_TOMBSTONE
 		if
 		:: row == ABSENT -> known = false; ledger_time = 0; ledger_order = 0
@@ -267,6 +271,20 @@ inline apply(n)
 #endif
 	:: else
 	fi
+}
+
+/* Records are gone that apply may not have read: the collection is copied again, and what is gone removed. */
+inline copy_again()
+{
+#ifdef WITHOUT_C7_FIRST
+	if
+	:: copied -> removal = 1
+	:: else			/* nothing was copied yet, so nothing could be known that is gone */
+	fi;
+#else
+	removal = 1;
+#endif
+	copied = false; copying = false; asked = 0
 }
 
 proctype Apply()
@@ -294,23 +312,31 @@ end:	do
 		ledger_time = 0; ledger_order = 0;
 #endif
 		skip }
+	:: d_step { incarnation > 0 && acknowledged && faults < FAULTS ->	/* the topics are deleted by hand */
+		faults++;
+		acknowledged = 0; pending = 0;
+		copy_again() }
 	:: d_step { restores == 0 && faults < FAULTS ->	/* a backup, which is put back later */
 		faults++; restores = 1;
 		kept_pending = pending; kept_acknowledged = acknowledged; kept_row = row;
-		kept_time = ledger_time; kept_order = ledger_order; kept_incarnation = ledger_incarnation;
+		kept_time = ledger_time; kept_order = ledger_order;
 		kept_known = known; kept_refetch = refetch;
 		kept_top_time = top_time; kept_top_order = top_order }
 	:: d_step { restores == 1 ->
 		restores = 2;
 #ifndef WITHOUT_A2
-		pending = kept_pending | (acknowledged & ~kept_acknowledged);
+		pending = (kept_pending & acknowledged) | (acknowledged & ~kept_acknowledged);
+		if
+		:: kept_pending & ~acknowledged -> copy_again()		/* the topics were deleted since */
+		:: else
+		fi;
 #endif
 		row = kept_row;
-		ledger_time = kept_time; ledger_order = kept_order; ledger_incarnation = kept_incarnation;
+		ledger_time = kept_time; ledger_order = kept_order;
 		known = kept_known; refetch = kept_refetch; asked = 0;
 		top_time = kept_top_time; top_order = kept_top_order;
 		kept_pending = 0; kept_acknowledged = 0; kept_row = 0; kept_time = 0; kept_order = 0;
-		kept_incarnation = 0; kept_known = false; kept_refetch = false;
+		kept_known = false; kept_refetch = false;
 		kept_top_time = 0; kept_top_order = 0 }
 	od
 }

@@ -31,6 +31,9 @@ class Topic:
             "cleanup.policy": "delete",
             "retention.ms": str(self.retention_ms),
             "max.message.bytes": str(self.max_message_bytes),
+            # The broker's clock, not ours: one that is an hour ahead would have every record refused, and one
+            # that is days behind would have them deleted early.
+            "message.timestamp.type": "LogAppendTime",
         }
         if self.replication > 2:  # with two, a broker that is down would stop the writes
             config["min.insync.replicas"] = "2"

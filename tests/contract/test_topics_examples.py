@@ -234,6 +234,7 @@ def test_each_collection_has_a_stream_and_a_copy_topic_for_a_week_with_room_for_
             "cleanup.policy": "delete",
             "retention.ms": "604800000",
             "max.message.bytes": "20971520",
+            "message.timestamp.type": "LogAppendTime",
             "min.insync.replicas": "2",  # what is acknowledged survives a broker
         }
         assert topic.max_message_bytes > 16 * 1024 * 1024

@@ -93,14 +93,15 @@ async def test_a_topic_that_exists_otherwise_is_named_with_what_to_do(
         await admin.close()
         code, out, err = await command(w, "topics", "create", "--json")
         assert code == 2 and "Traceback" not in err
-        advised, line = err.splitlines()
+        advised, clock, line = err.splitlines()
         assert f"topic {pages} has 5 partitions, not 2" in line and "CROSSFADE_TOPIC_PARTITIONS=5" in line
         assert "is compacted" in line and "cleanup.policy=delete" in line
         assert f"topic {pages} takes records of 1048588 bytes" in advised
         assert "max.message.bytes=20971520" in advised
         told = {one["topic"]: one for one in json.loads(out)}
         assert len(told[pages]["misfits"]) == 2
-        assert told[pages]["advice"] == [advised]
+        assert "message.timestamp.type=LogAppendTime" in clock
+        assert told[pages]["advice"] == [advised, clock]
         assert all(one["misfits"] == one["advice"] == [] for name, one in told.items() if name != pages)
 
 

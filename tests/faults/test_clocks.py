@@ -35,3 +35,28 @@ async def test_a_clock_that_is_hours_ahead_does_not_hold_the_copy(tmp_path: Path
     finally:
         await Services.down(tmp_path / "services")
         clocks.remove()
+
+
+@pytest.mark.timeout(300)
+async def test_a_publisher_whose_clock_is_hours_off_has_its_records_taken(
+    services: Services, tmp_path: Path
+) -> None:
+    """Where the producer dates its records, a broker refuses those of more than an hour ahead."""
+    clocks = WallClocks()
+    if not clocks.compiler:
+        pytest.skip("no clock is stepped: that takes a C compiler (cc)")
+    try:
+        async with world(services, tmp_path) as w:
+            await w.load(200)
+            wrong = clocks.env("publish")
+            clocks.step("publish", _HOURS)
+            await w.start("publish", "publish", **wrong)
+            await w.start("apply", "apply")
+            await w.settled()
+            clocks.step("publish", -_HOURS)
+            await w.mongo["forms"].update_many({}, {"$set": {"name": "of another time"}})
+            await w.settled()
+            await w.assert_nothing_lost()
+            assert await w.stop("publish") == 0
+    finally:
+        clocks.remove()

@@ -66,9 +66,14 @@ def test_what_would_be_better_otherwise_with_a_topic_is_told_with_what_to_do() -
     topic, _ = declare(TopicNames(), [Collection("spaces", "pages")], partitions=4, replication=3)
     well = topic.config() | {"retention.bytes": "-1"}
     assert advice(Found(topic, False, 4, topic.max_message_bytes, -1, well)) == []
-    poor = {"retention.bytes": "1000", "min.insync.replicas": "1"}
-    short, few, small, alone = advice(Found(topic, False, 4, 1_048_588, 5_400_000, poor))
+    poor = {
+        "retention.bytes": "1000",
+        "min.insync.replicas": "1",
+        "message.timestamp.type": "CreateTime",
+    }
+    short, few, small, clock, alone = advice(Found(topic, False, 4, 1_048_588, 5_400_000, poor))
     assert "1.5 h" in short and "retention.ms=604800000" in short
     assert "1000 bytes of each partition" in few and "retention.bytes=-1" in few
     assert "1048588 bytes at most" in small and "max.message.bytes=20971520" in small
+    assert "an hour ahead" in clock and "message.timestamp.type=LogAppendTime" in clock
     assert "one broker alone" in alone and "min.insync.replicas=2" in alone

@@ -27,6 +27,7 @@ _log = structlog.get_logger()
 _TIMEOUT_MS = 15_000
 _CONFIGS = (
     "max.message.bytes",
+    "message.timestamp.type",
     "retention.ms",
     "retention.bytes",
     "cleanup.policy",
@@ -144,6 +145,11 @@ def advice(found: Found) -> list[str]:
         told.append(
             f"topic {name} takes records of {found.max_message_bytes} bytes at most, so apply reads larger "
             f"documents from MongoDB: {_alter(name, f'max.message.bytes={wanted.max_message_bytes}')}"
+        )
+    if found.settings.get("message.timestamp.type") == "CreateTime":
+        told.append(
+            f"topic {name} refuses the records of a publisher whose clock is an hour ahead: "
+            + _alter(name, "message.timestamp.type=LogAppendTime")
         )
     if wanted.replication > 2 and found.settings.get("min.insync.replicas") == "1":
         told.append(
