@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from pathlib import Path
 
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from tests.support.hands import administering, make_topic
+from tests.support.hands import administering, make_topic, remove_topic
 from tests.support.world import PARTITIONS, World, world
 from worker.embedded import Services
 
@@ -90,10 +89,7 @@ async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_a
         await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
         await w.published()
         assert await w.stop("publish") == 0
-        async with administering(w.kafka) as admin:
-            await admin.delete_topics([f"{w.name}.{w.name}.pages"])
-            while f"{w.name}.{w.name}.pages" in await admin.list_topics():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        await remove_topic(w.kafka, f"{w.name}.{w.name}.pages")
         await w.mongo["leads"].update_many({}, {"$set": {"status": "new"}})
         applied = f"FROM crossfade.partition_progress WHERE topic = '{w.name}.{w.name}.pages'"
         read = await w.value(f"SELECT max(next_offset) {applied}")
@@ -126,10 +122,7 @@ async def test_a_topic_that_was_made_anew_under_a_running_apply_is_read_from_its
         await w.published()
         assert await w.stop("publish") == 0
         topic = f"{w.name}.{w.name}.pages"
-        async with administering(w.kafka) as admin:
-            await admin.delete_topics([topic])
-            while topic in await admin.list_topics():
-                pass
+        await remove_topic(w.kafka, topic)
         await make_topic(w.kafka, topic, PARTITIONS)
         w.processes["apply"].send_signal(signal.SIGCONT)
         await w.start("publish", "publish again")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 from bson import ObjectId
 
-from tests.support.hands import administering
+from tests.support.hands import remove_topic
 from tests.support.world import PARTITIONS, World, world
 from topics import document_key, partition_of
 from worker.embedded import Services
@@ -28,7 +27,7 @@ async def test_what_a_deleted_topic_held_is_copied_again_though_the_new_one_grow
         await w.published()
         before = _stream(w, await w.ends())
         assert await w.stop("publish") == 0
-        await _deleted(w, f"{w.name}.{w.name}.forms")
+        await remove_topic(w.kafka, f"{w.name}.{w.name}.forms")
         if first == "apply":  # it makes the topic, and the publisher finds it there
             await w.start("apply", "apply again")
             await w.until(
@@ -67,18 +66,11 @@ async def test_what_is_deleted_is_gone_though_its_event_was_lost_before_the_firs
         await w.mongo["forms"].delete_one({"_id": streamed["_id"]})
         await w.published()
         assert await w.stop("publish") == 0
-        await _deleted(w, f"{w.name}.{w.name}.forms")
+        await remove_topic(w.kafka, f"{w.name}.{w.name}.forms")
         await w.start("publish", "publish again")
         await w.start("apply", "apply again")
         await w.settled()
         await w.assert_nothing_lost()
-
-
-async def _deleted(w: World, topic: str) -> None:
-    async with administering(w.kafka) as admin:
-        await admin.delete_topics([topic])
-        while topic in await admin.list_topics():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
 
 
 def _stream(w: World, ends: dict[tuple[str, int], int]) -> list[int]:

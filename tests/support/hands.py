@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,14 @@ async def make_topic(bootstrap: str, name: str, partitions: int, **config: str) 
     async with administering(bootstrap) as admin:
         reply = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
     assert [error[1] for error in reply.topic_errors] == [0], reply
+
+
+async def remove_topic(bootstrap: str, name: str) -> None:
+    """Delete a topic, and wait until Kafka no longer lists it."""
+    async with administering(bootstrap) as admin:
+        await admin.delete_topics([name])
+        while name in await admin.list_topics():  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.05)
 
 
 async def configure(bootstrap: str, name: str, **config: str) -> None:

@@ -23,6 +23,7 @@ from worker.mongo.missing import missing_collections
 from worker.mongo.preference import read_preference
 from worker.postgres.checkpoints import Checkpoint, Checkpoints, CopyProgress
 from worker.postgres.leadership import Leadership, leads
+from worker.postgres.migration_log import Partition
 from worker.publish.copy import Copier
 from worker.publish.oplog_watch import OplogWatch
 from worker.publish.real_collections import RealCollections
@@ -35,6 +36,8 @@ from worker.settings import Settings, tag_sets
 _log = structlog.get_logger()
 
 _OFFSETS_WITHIN = 30.0  # seconds
+
+Offsets = dict[Partition, int]
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -73,8 +76,10 @@ async def _publish(
     leadership: Leadership,
 ) -> None:
     heartbeat = Heartbeat(client, settings.publisher)
-    checkpoint = await _checkpoint(kafka, checkpoints, targets, heartbeat)
-    for namespace in await checkpoints.forget_partitions(await _made_anew(kafka, checkpoints, targets)):
+    read_to = await checkpoints.read_to()
+    ends = await _ends(kafka, targets)  # asked second, for apply may be reading on
+    checkpoint = await _checkpoint(checkpoints, heartbeat, _namespaces(targets), ends)
+    for namespace in await checkpoints.forget_partitions(_made_anew(read_to, ends, _namespaces(targets))):
         _log.error(
             "a topic was made anew, perhaps with records unread; its collection is copied again",
             collection=namespace,
@@ -174,15 +179,12 @@ def _throttle(
     )
 
 
-async def _made_anew(kafka: Access, checkpoints: Checkpoints, targets: Targets) -> list[tuple[str, str, int]]:
+def _made_anew(read_to: Offsets, ends: Offsets, namespaces: dict[str, str]) -> list[tuple[str, str, int]]:
     """Return partitions that end before what apply has read of them, or are no more.
 
     Their topic was deleted and made anew, by this start perhaps. Later nothing might show it: the offsets of
-    the new topic soon pass those of the old one. Kafka is asked second, for apply may be reading on.
+    the new topic soon pass those of the old one.
     """
-    read_to = await checkpoints.read_to()
-    ends = await _ends(kafka, targets)
-    namespaces = _namespaces(targets)
     return [
         (namespaces[place[0]], *place)
         for place, offset in read_to.items()
@@ -190,7 +192,7 @@ async def _made_anew(kafka: Access, checkpoints: Checkpoints, targets: Targets) 
     ]
 
 
-async def _ends(kafka: Access, targets: Targets) -> dict[tuple[str, int], int]:
+async def _ends(kafka: Access, targets: Targets) -> Offsets:
     """Return the next offset to come of each partition."""
     try:
         async with asyncio.timeout(_OFFSETS_WITHIN):
@@ -205,7 +207,7 @@ def _namespaces(targets: Targets) -> dict[str, str]:
 
 
 async def _checkpoint(
-    kafka: Access, checkpoints: Checkpoints, targets: Targets, heartbeat: Heartbeat
+    checkpoints: Checkpoints, heartbeat: Heartbeat, namespaces: dict[str, str], ends: Offsets
 ) -> Checkpoint:
     """Return where the stream goes on, or begin an incarnation at the clusterTime of a heartbeat (C4).
 
@@ -215,9 +217,7 @@ async def _checkpoint(
     """
     if checkpoint := await checkpoints.load():
         return checkpoint
-    namespaces = _namespaces(targets)
-    earlier = {namespaces[topic] for (topic, _), end in (await _ends(kafka, targets)).items() if end}
-    if earlier:
+    if earlier := {namespaces[topic] for (topic, _), end in ends.items() if end}:
         await checkpoints.distrust(sorted(earlier))
         _log.warning(
             "Kafka has records that this PostgreSQL may know nothing of; copies end with a removal",
