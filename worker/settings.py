@@ -62,6 +62,11 @@ class Settings(_Sources):
         description="PostgreSQL as a role that sees the rows of every tenant, as crossfade_reader does; "
         "`reconcile` compares with it, and `check` looks for orphans",
     )
+    postgres_control_dsn: SecretStr | None = Field(
+        None,
+        description="PostgreSQL as the role that may change a tenant's phase, crossfade_control; `cutover` and "
+        "`control` use it",
+    )
     kafka_bootstrap: str = Field(description="Kafka's bootstrap servers, host:port,...")
     mapping: Path = Field(description="the mapping YAML")
 

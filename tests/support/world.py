@@ -59,6 +59,8 @@ class World:
             "CROSSFADE_MONGO_URI": mongo_uri,
             "CROSSFADE_POSTGRES_DSN": services.dsn("crossfade_sync", self.name),
             "CROSSFADE_POSTGRES_READER_DSN": services.dsn("crossfade_reader", self.name),
+            "CROSSFADE_POSTGRES_CONTROL_DSN": services.dsn("crossfade_control", self.name),
+            "CROSSFADE_POSTGRES_ADMIN_DSN": services.dsn("postgres", self.name),
             "CROSSFADE_MAPPING": str(self.mapping_file),
             "CROSSFADE_TOPIC_PREFIX": self.name,
             "CROSSFADE_APPLY_GROUP": self.name,

@@ -18,6 +18,7 @@ DATABASE = "crossfade"
 SUPERUSER = "postgres"
 SYNC_ROLE = "crossfade_sync"
 READER_ROLE = "crossfade_reader"
+CONTROL_ROLE = "crossfade_control"
 
 # PostgreSQL refuses to run as root. As this user it could not pass a home or a temporary directory of root's
 # on the way to its data; but it need not: its working directory is the data, and reaching that asks nobody.

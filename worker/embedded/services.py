@@ -14,7 +14,15 @@ import psutil
 from worker.embedded import processes
 from worker.embedded.kafka_server import Kafka
 from worker.embedded.mongod_server import DEFAULT_OPLOG_MB, REPLICA_SET, Mongod
-from worker.embedded.postgres_server import DATABASE, READER_ROLE, SUPERUSER, SYNC_ROLE, Postgres, dsn
+from worker.embedded.postgres_server import (
+    CONTROL_ROLE,
+    DATABASE,
+    READER_ROLE,
+    SUPERUSER,
+    SYNC_ROLE,
+    Postgres,
+    dsn,
+)
 from worker.embedded.server import Server
 from worker.embedded.state import (
     SERVICE_NAMES,
@@ -124,6 +132,7 @@ class Services:
             "CROSSFADE_MONGO_URI": self.mongo_uri,
             "CROSSFADE_POSTGRES_DSN": self.postgres_dsn,
             "CROSSFADE_POSTGRES_READER_DSN": self.dsn(READER_ROLE),
+            "CROSSFADE_POSTGRES_CONTROL_DSN": self.dsn(CONTROL_ROLE),
             "CROSSFADE_POSTGRES_ADMIN_DSN": self.postgres_admin_dsn,
             "CROSSFADE_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
         }
