@@ -64,8 +64,8 @@ class Settings(_Sources):
     )
     postgres_control_dsn: SecretStr | None = Field(
         None,
-        description="PostgreSQL as the role that may change a tenant's phase, crossfade_control; `cutover` and "
-        "`control` use it",
+        description="PostgreSQL as the role that may change tenants' phases, as crossfade_control does; "
+        "`cutover` and `control` use it",
     )
     kafka_bootstrap: str = Field(description="Kafka's bootstrap servers, host:port,...")
     mapping: Path = Field(description="the mapping YAML")

@@ -112,6 +112,7 @@ async def test_no_role_of_ours_passes_the_walls(spaces: asyncpg.Connection) -> N
         "crossfade_lookup": False,
         "crossfade_sync": True,
         "crossfade_reader": True,
+        "crossfade_control": True,
         "application_role": True,
     }
 
