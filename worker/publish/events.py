@@ -12,7 +12,7 @@ from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, Event, Operation, Origin, Source, Version, document_key, encode
 from worker import metrics
-from worker.mongo import heartbeat
+from worker.mongo import barrier, heartbeat
 from worker.mongo.changes import Fetched, token_time
 from worker.mongo.client import Client
 from worker.mongo.lookup import Found, look_up
@@ -141,7 +141,8 @@ class EventMaker:
 
     def _beat(self, fields: RawBSONDocument, operation: str) -> None:
         # Without its document, where the stream is opened so, it is not told: another follows.
-        if operation in _UPSERTS and fields["id"] == self._publisher and "fullDocument" in fields:
+        ours = (self._publisher, f"{self._publisher} {barrier.FIELD}")
+        if operation in _UPSERTS and fields["id"] in ours and "fullDocument" in fields:
             self._beats.append(fields)
 
     def _changed(self, fields: RawBSONDocument, namespace: str, operation: str) -> None:
@@ -185,14 +186,20 @@ class EventMaker:
         )
 
     def _heartbeats(self) -> Outgoing:
+        """Return heartbeats and barriers, for every partition, in order."""
         outgoing, beats = Outgoing(), self._beats
         self._beats = []
+        partitions = sum(target.stream_partitions for target in self._targets.all)
         for fields in beats:
-            at = fields["fullDocument"]["at"]
+            document = fields["fullDocument"]
+            at = document["at"]
+            id_: Any = at
+            if (asked := document.get(barrier.FIELD)) is not None:
+                id_ = {"barrier": asked, "partitions": partitions}
             event = Event(
-                operation=Operation.HEARTBEAT,
+                operation=Operation.HEARTBEAT if asked is None else Operation.BARRIER,
                 namespace="",
-                id=at,
+                id=id_,
                 version=Version.of(fields["clusterTime"], 0),
                 wall=at,
                 source=Source.STREAM,

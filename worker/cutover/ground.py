@@ -1,0 +1,167 @@
+"""What every move needs: both databases as the roles that may do it, the fences, both sides of documents."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import bson
+from bson.codec_options import CodecOptions
+
+from topics import Collection as RealCollection
+from topics import TopicNames
+from worker.errors import ConfigurationError, UsageError
+from worker.mapping import Mapping as MappingFile
+from worker.mapping import load
+from worker.mapping.ids import HASHED, uuid_to_objectid
+from worker.mongo.client import RAW, Client, connect, told_clearly
+from worker.mongo.fence_documents import FenceDocuments, Value
+from worker.mongo.validators import Validators, values_of
+from worker.postgres import barriers
+from worker.postgres.checkpoints import Checkpoints
+from worker.postgres.connect import connect as connect_postgres
+from worker.publish.real_collections import RealCollections
+from worker.reconcile.sides import Sides
+from worker.settings import Settings
+
+_MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
+_POSTGRES_WITHIN = 30.0
+
+
+@dataclass(slots=True)
+class Ground:
+    """Opened by `opened`. ``holder`` names this controller in fence documents."""
+
+    settings: Settings
+    mapping: MappingFile
+    client: Client
+    control: asyncpg.Connection
+    """As the role that may change phases."""
+    reader: asyncpg.Connection
+    """As the role that sees every tenant's rows."""
+    fences: FenceDocuments
+    validators: Validators
+    sides: Sides
+    real: RealCollections
+    holder: str
+
+    async def again(self) -> None:
+        """Connect to PostgreSQL anew, where a connection was lost. `CrossfadeError` while it is away."""
+        if self.control.is_closed():
+            self.control = await _control(self.settings)
+        if self.reader.is_closed():
+            self.reader = await _reader(self.settings)
+
+    def logical(self) -> dict[str, RealCollection]:
+        """Return each logical collection by its namespace."""
+        names = [self.mapping.logical(name) for name in self.mapping.collections]
+        return {str(one): one for one in names}
+
+    async def values(self, tenants: Collection[UUID]) -> Mapping[UUID, list[Value]]:
+        """Return what the tenants' ids are in MongoDB's documents; `UsageError` where that cannot be told."""
+        return {tenant: await self._values(tenant) for tenant in tenants}
+
+    async def _values(self, tenant: UUID) -> list[Value]:
+        if tenant.version != HASHED:
+            return values_of(tenant, uuid_to_objectid(tenant))
+        # Its id is another value, of which the row id is a hash: a document of it tells that value.
+        found: list[Value] = [tenant]
+        for one in await barriers.examples(self.reader, tenant):
+            name = self._name(one.namespace)
+            told = name and self.mapping.collections[name].tenant
+            if not told or told.path is None:
+                continue
+            source = self.sides.source(one.namespace)
+            identity = await self.sides.named(self.reader, source, one.row_id)
+            if identity.document_id is None:
+                continue
+            if (value := await self._at(source.collection, identity.document_id, told.path)) is not None:
+                found.append(value)
+        if len(found) == 1 and any(c.tenant and c.tenant.path for c in self.mapping.collections.values()):
+            raise UsageError(
+                f"the id of tenant {tenant} in MongoDB cannot be told: no document of it is known",
+                remedy="see that it is the right tenant, with `crossfade tenants`",
+            )
+        return found
+
+    async def _at(self, collection: RealCollection, document_id: bytes, path: str) -> Any:
+        decoded: CodecOptions[dict[str, Any]] = RAW.with_options(document_class=dict)  # pyright: ignore
+        id_ = bson.decode(document_id, codec_options=decoded)[""]
+        with told_clearly():
+            place: Any = await self.client[collection.database][collection.name].find_one(
+                {"_id": id_}, {path: 1}
+            )
+        for name in path.split("."):
+            place = place.get(name) if isinstance(place, Mapping) else None
+        return place
+
+    def _name(self, namespace: str) -> str | None:
+        return next((n for n in self.mapping.collections if str(self.mapping.logical(n)) == namespace), None)
+
+
+@asynccontextmanager
+async def opened(settings: Settings, role: str) -> AsyncIterator[Ground]:
+    """Yield the ground with connections of its own; a `UsageError` says which service is away."""
+    mapping = load(settings.mapping)
+    holder = f"{role} {socket.gethostname()}:{os.getpid()} {uuid4().hex[:8]}"
+    async with AsyncExitStack() as stack:
+        control = await _control(settings)
+        reader = await _reader(settings)
+        checkpoints = Checkpoints(settings.postgres_dsn.get_secret_value(), settings.publisher)
+        await checkpoints.open()
+        stack.push_async_callback(checkpoints.close)
+        client = await connect(settings.mongo_uri.get_secret_value(), role, within=_MONGO_WITHIN)
+        stack.callback(client.close)
+        names = TopicNames(settings.topic_prefix)
+        topics = {
+            str(one): (names.stream(one), settings.topic_partitions)
+            for one in map(mapping.logical, mapping.collections)
+        }
+        ground = Ground(
+            settings,
+            mapping,
+            client,
+            control,
+            reader,
+            FenceDocuments(client, settings.publisher),
+            Validators(client, mapping, settings.publisher, holder),
+            Sides(client, mapping, topics),
+            RealCollections(client, checkpoints, mapping.sources()),
+            holder,
+        )
+        stack.callback(lambda: (ground.control.terminate(), ground.reader.terminate()))
+        yield ground
+
+
+async def _control(settings: Settings) -> asyncpg.Connection:
+    if settings.postgres_control_dsn is None:
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_CONTROL_DSN: not set",
+            remedy="name a role that may change phases, as crossfade_control does, on a direct connection",
+        )
+    return await connect_postgres(
+        settings.postgres_control_dsn.get_secret_value(),
+        "control",
+        setting="CROSSFADE_POSTGRES_CONTROL_DSN",
+        statement_timeout=_POSTGRES_WITHIN,
+    )
+
+
+async def _reader(settings: Settings) -> asyncpg.Connection:
+    if settings.postgres_reader_dsn is None:
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_READER_DSN: not set",
+            remedy="name a role that sees the rows of every tenant, as crossfade_reader does",
+        )
+    return await connect_postgres(
+        settings.postgres_reader_dsn.get_secret_value(),
+        "control reader",
+        setting="CROSSFADE_POSTGRES_READER_DSN",
+        statement_timeout=_POSTGRES_WITHIN,
+    )

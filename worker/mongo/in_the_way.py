@@ -1,0 +1,87 @@
+"""What a collMod would wait for: open transactions, and index builds, on collections of the mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Some
+from typing import Any, NamedTuple
+
+from pymongo.errors import PyMongoError
+
+from worker.mongo.client import Client, told_clearly
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction that is open in MongoDB. ``session``: its id in hex, as killSessions takes it."""
+
+    session: str
+    seconds: float
+    client: str
+    prepared: bool
+
+
+class IndexBuild(NamedTuple):
+    """An index that is being built."""
+
+    namespace: str
+
+
+async def open_transactions(client: Client, older: float) -> list[OpenTransaction]:
+    """Return the transactions that are open for longer than ``older`` seconds, the oldest first.
+
+    MongoDB does not tell which collections one has touched: a collMod may wait for any of them.
+    """
+    pipeline: list[dict[str, Any]] = [
+        {"$currentOp": {"allUsers": True, "idleSessions": True, "localOps": True}},
+        {"$match": {"transaction.parameters.txnNumber": {"$exists": True}}},
+    ]
+    found: list[OpenTransaction] = []
+    with told_clearly():
+        async for one in client.admin.aggregate(pipeline):
+            told = one["transaction"]
+            if told["parameters"].get("autocommit") is not False:
+                continue
+            seconds = told.get("timeOpenMicros", 0) / 1e6
+            if seconds < older:
+                continue
+            app = one.get("appName") or one.get("clientMetadata", {}).get("application", {}).get("name", "")
+            where = " ".join(part for part in (app, one.get("client", "")) if part)
+            prepared = "timePreparedMicros" in told
+            found.append(OpenTransaction(_hex(one["lsid"]["id"]), seconds, where or "?", prepared))
+    return sorted(found, key=lambda one: -one.seconds)
+
+
+async def index_builds(client: Client, namespaces: Some[str]) -> list[IndexBuild]:
+    """Return the index builds under way on these collections."""
+    pipeline: list[dict[str, Any]] = [
+        {"$currentOp": {"allUsers": True, "localOps": True}},
+        {"$match": {"command.createIndexes": {"$exists": True}, "ns": {"$in": list(namespaces)}}},
+    ]
+    with told_clearly():
+        return [IndexBuild(one["ns"]) async for one in client.admin.aggregate(pipeline)]
+
+
+class TtlIndex(NamedTuple):
+    """An index by which MongoDB deletes documents by itself."""
+
+    namespace: str
+    name: str
+
+
+async def ttl_indexes(client: Client, namespaces: Some[str]) -> list[TtlIndex]:
+    """Return the TTL indexes of these collections; a collection that is not there has none."""
+    found: list[TtlIndex] = []
+    for namespace in namespaces:
+        database, _, name = namespace.partition(".")
+        with told_clearly():
+            try:
+                indexes = await client[database][name].index_information()
+            except PyMongoError as error:
+                if getattr(error, "code", None) == 26:
+                    continue
+                raise
+        found += [TtlIndex(namespace, key) for key, one in indexes.items() if "expireAfterSeconds" in one]
+    return found
+
+
+def _hex(session: Any) -> str:
+    return session.hex if hasattr(session, "hex") and not callable(session.hex) else bytes(session).hex()

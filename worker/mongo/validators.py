@@ -1,0 +1,363 @@
+"""The fence in MongoDB: validators that refuse tenants' writes (PROTOCOL.md, MongoDB's fence).
+
+A validator is computed from the fence documents of all tenants, under a lock for each collection, set by one
+collMod that a majority has, and read back. An application's own validator is kept beside ours where it was
+strict and an error; otherwise it is set aside while any tenant is refused. It is put back when none is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import bson
+import structlog
+from bson import ObjectId
+from bson.binary import Binary, UuidRepresentation
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, ReturnDocument, WriteConcern
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+
+from topics import Collection
+from worker.mapping import Mapping as MappingFile
+from worker.mapping import row_id
+from worker.mapping.sources import named_tenant
+from worker.mongo.client import Client, describe
+from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, Fence, FenceDocuments, Value, refused
+
+_log = structlog.get_logger()
+
+_OURS = "crossfade"
+_LOCKS, _SET_ASIDE = "fence_lock", "fence_set_aside"
+# Seconds after which the lock is another's. Nothing is sent that could take effect after half of them.
+_LOCK_FOR = 10.0
+_ASK_EVERY = 0.003
+_NOTHING = {"_id": {"$exists": False}}
+"""What no document passes: a collection whose documents are all of one tenant."""
+_NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
+_LEVEL, _ACTION = "strict", "error"
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
+)
+
+
+class InTheWay(Exception):
+    """A collMod did not get its collection in time, or an index is being built there. Nothing changed."""
+
+    def __init__(self, namespace: str, why: str) -> None:
+        super().__init__(f"{namespace}: {why}")
+        self.namespace, self.why = namespace, why
+
+
+class Rule(NamedTuple):
+    """How a real collection tells whose a document is: at ``path``, or all are of one tenant."""
+
+    collection: Collection
+    path: str | None
+    only: UUID | None
+
+
+class Validation(NamedTuple):
+    """A collection's validation, as listCollections tells it."""
+
+    validator: Mapping[str, Any]
+    level: str
+    action: str
+
+
+_NONE = Validation({}, _LEVEL, _ACTION)
+
+
+class Validators:
+    """The validators of a mapping's real collections."""
+
+    def __init__(self, client: Client, mapping: MappingFile, migration: str, holder: str) -> None:
+        self._client, self._mapping, self._migration, self._holder = client, mapping, migration, holder
+        self._fences = FenceDocuments(client, migration)
+        majority = WriteConcern("majority", wtimeout=MAJORITY_MS)
+        ours = client[DATABASE]
+        self._locks: Any = ours.get_collection(_LOCKS, write_concern=majority)
+        self._aside: Any = ours.get_collection(_SET_ASIDE, write_concern=majority)
+
+    async def fence(self, tenants: Iterable[UUID], within: float) -> None:
+        """Refuse these tenants everywhere; their fence documents say so already. Return when a majority does.
+
+        `InTheWay` when that takes more than ``within`` seconds for a collection: then others may refuse them.
+        """
+        wanted = set(tenants)
+        await self._set(within, lambda rule: rule.path is not None or rule.only in wanted)
+
+    async def heal(self, within: float) -> list[str]:
+        """Make all validators what the fence documents say; return the namespaces that were otherwise.
+
+        `InTheWay` as of `fence`.
+        """
+        fences = refused((await self._fences.read()).values())
+        aside = await self._set_aside()
+        live = await self._live()
+        wrong = [
+            str(rule.collection)
+            for rule in self._rules(live)
+            if ours(rule, fences) != _ours_in(live.get(str(rule.collection)))
+            or (str(rule.collection) in aside) != bool(ours(rule, fences))
+        ]
+        if wrong:
+            await self._set(within, lambda rule: False)
+        return wrong
+
+    async def read_back(self, tenants: Iterable[UUID]) -> bool:
+        """Whether the primary's validators are what the fence documents say, and refuse these tenants."""
+        fences = refused((await self._fences.read()).values())
+        live = await self._live()
+        return set(tenants) <= {one.tenant for one in fences} and all(
+            ours(rule, fences) == _ours_in(live.get(str(rule.collection))) for rule in self._rules(live)
+        )
+
+    def _rules(self, live: Mapping[str, Validation]) -> list[Rule]:
+        """Return how each real collection refuses a tenant; those of exact names also before they exist."""
+        sources = self._mapping.sources()
+        logical = [self._mapping.logical(name) for name in self._mapping.collections]
+        names = {*live, *(str(one) for one in logical if sources.exact(one))}
+        rules: list[Rule] = []
+        for namespace in sorted(names):
+            source = sources.find(namespace)
+            told = source and self._mapping.collections[source.name].tenant
+            if source is None or told is None or told.parent is not None:
+                continue
+            if told.path is not None:
+                rules.append(Rule(Collection.parse(namespace), told.path, None))
+                continue
+            value = told.constant if told.constant is not None else source.tenant
+            only = row_id(named_tenant(value) if isinstance(value, str) else value)
+            rules.append(Rule(Collection.parse(namespace), None, only))
+        return rules
+
+    async def _set(self, within: float, always: Callable[[Rule], bool]) -> None:
+        """Set all validators to what the fence documents say (D5), and read them back.
+
+        ``always``: whether a collMod is sent though nothing differs, for then a majority has what it sets.
+        """
+        until = time.monotonic() + within
+        async with self._locked(until) as lock:
+            sent = False
+            while True:
+                fences = refused((await self._fences.read()).values())
+                aside, live = await asyncio.gather(self._set_aside(), self._live())
+                todo: list[tuple[Rule, Validation]] = []
+                for rule in self._rules(live):
+                    namespace = str(rule.collection)
+                    now, part = live.get(namespace), ours(rule, fences)
+                    own = _own(namespace, aside.get(namespace), now)
+                    wanted = _with(part, own)
+                    if part and aside.get(namespace) != own:
+                        await self._keep(namespace, own)
+                    if (now or _NONE) != wanted or (always(rule) and not sent):
+                        todo.append((rule, wanted))
+                    elif not part and namespace in aside:
+                        await self._aside.delete_one({"_id": self._id(namespace)})
+                if not todo:
+                    return
+                left = min(until, lock.until) - time.monotonic()
+                if left <= 0:
+                    raise InTheWay(str(todo[0][0].collection), "another move was in its way for too long")
+                done = await asyncio.gather(
+                    *(
+                        self._collmod(rule.collection, wanted, lock.attempt, left, live)
+                        for rule, wanted in todo
+                    ),
+                    return_exceptions=True,
+                )
+                for one in done:
+                    if isinstance(one, BaseException):
+                        raise one
+                sent = True
+
+    async def _collmod(
+        self,
+        collection: Collection,
+        wanted: Validation,
+        attempt: str,
+        within: float,
+        live: Mapping[str, Validation],
+    ) -> None:
+        command = {
+            "collMod" if str(collection) in live else "create": collection.name,
+            "validator": dict(wanted.validator),
+            "validationLevel": wanted.level,
+            "validationAction": wanted.action,
+            "maxTimeMS": max(1, round(within * 1000)),
+            "comment": attempt,
+            "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
+        }
+        try:
+            await self._client[collection.database].command(command)
+        except OperationFailure as error:
+            if error.code in (_TIMED_OUT, _KILLED):
+                raise InTheWay(str(collection), "an open transaction, or many writes, hold it") from None
+            if error.code == _INDEX_BUILD:
+                raise InTheWay(str(collection), "an index is being built there") from None
+            if error.code not in (_EXISTS, _NOT_FOUND):  # made, or dropped, in this moment: look again
+                raise
+
+    async def _keep(self, namespace: str, own: Validation) -> None:
+        """Note the application's own validation, before it is replaced."""
+        document = {"validator": bson.encode(own.validator), "level": own.level, "action": own.action}
+        await self._aside.replace_one({"_id": self._id(namespace)}, document, upsert=True)
+
+    async def _set_aside(self) -> dict[str, Validation]:
+        found = self._aside.find({"_id.migration": self._migration})
+        return {
+            one["_id"]["namespace"]: Validation(
+                _undecoded(bson.decode(one["validator"], codec_options=_CODEC)), one["level"], one["action"]
+            )
+            async for one in found
+        }
+
+    async def _live(self) -> dict[str, Validation]:
+        """Return the validation of each collection of the mapping's databases, as the primary has it."""
+        name, _ = self._mapping.sources().names()
+        names = [name]
+        if not isinstance(name, str):
+            names = [one for one in await self._client.list_database_names() if name.fullmatch(one)]
+        found: dict[str, Validation] = {}
+        for database in names:
+            primary = self._client.get_database(
+                str(database), codec_options=_CODEC, read_preference=ReadPreference.PRIMARY
+            )
+            async for one in await primary.list_collections(filter={"type": "collection"}):
+                options = one.get("options", {})
+                found[f"{database}.{one['name']}"] = Validation(
+                    _undecoded(options.get("validator", {})),
+                    options.get("validationLevel", _LEVEL),
+                    options.get("validationAction", _ACTION),
+                )
+        return found
+
+    @asynccontextmanager
+    async def _locked(self, until: float) -> AsyncIterator[_Lock]:
+        """Hold the lock of this migration's validators. What a predecessor had sent is ended first (D5)."""
+        attempt = f"{_OURS} {uuid4()}"
+        before = await self._lock(attempt, until)
+        lock = _Lock(attempt, time.monotonic() + _LOCK_FOR / 2)
+        try:
+            if before:
+                await self._end(before, until)
+            yield lock
+        finally:
+            try:
+                await self._locks.update_one(
+                    {"_id": self._migration, "attempt": attempt},
+                    [{"$set": {"until": "$$NOW", "attempt": None}}],
+                )
+            except PyMongoError as error:  # it runs out by itself
+                _log.warning("the fences' lock was not given back", error=describe(error))
+
+    async def _lock(self, attempt: str, until: float) -> str | None:
+        """Take the lock; return the attempt of whoever had it and did not give it back."""
+        new = {
+            "attempt": attempt,
+            "holder": self._holder,
+            "until": {"$add": ["$$NOW", round(_LOCK_FOR * 1000)]},
+        }
+        while True:
+            try:
+                before = await self._locks.find_one_and_update(
+                    {"_id": self._migration, "$expr": {"$lte": ["$until", "$$NOW"]}},
+                    [{"$set": new}],
+                    upsert=True,
+                    return_document=ReturnDocument.BEFORE,
+                )
+                return before and before.get("attempt")
+            except DuplicateKeyError:
+                if time.monotonic() > until:
+                    raise InTheWay("all collections", "another move holds the fences' lock") from None
+                await asyncio.sleep(_ASK_EVERY)
+
+    async def _end(self, attempt: str, until: float) -> None:
+        """End what another has sent under an attempt's name; return when the primary shows none."""
+        while True:
+            pipeline = [
+                {"$currentOp": {"allUsers": True, "localOps": True}},
+                {"$match": {"command.comment": attempt}},
+            ]
+            sent = [one async for one in self._client.admin.aggregate(pipeline)]
+            if not sent:
+                return
+            for one in sent:
+                await self._client.admin.command({"killOp": 1, "op": one["opid"]})
+            if time.monotonic() > until:
+                raise InTheWay("?", "a collMod of another controller does not end")
+            await asyncio.sleep(_ASK_EVERY)
+
+    def _id(self, namespace: str) -> dict[str, str]:
+        return {"migration": self._migration, "namespace": namespace}
+
+
+class _Lock(NamedTuple):
+    attempt: str
+    until: float
+    """By this process's monotonic clock: nothing is sent that could take effect later."""
+
+
+def ours(rule: Rule, fences: Iterable[Fence]) -> dict[str, Any]:
+    """Return our part of a collection's validator; empty where no tenant is refused there."""
+    if rule.path is None:
+        return dict(_NOTHING) if any(one.tenant == rule.only for one in fences) else {}
+    values = [_plain(value) for one in fences for value in one.values]
+    return {rule.path: {"$nin": values}} if values else {}
+
+
+def _own(namespace: str, aside: Validation | None, now: Validation | None) -> Validation:
+    """Return the application's own validation: set aside, or as it is now where ours is not there."""
+    if now is None:
+        return _NONE
+    if not _ours_in(now):
+        if aside is not None and aside != now:
+            _log.error("the application changed a fenced collection's validator", collection=namespace)
+        return now
+    if aside is None:
+        _log.error("what a validator of ours replaced is not known", collection=namespace)
+    return aside or _NONE
+
+
+def _plain(value: Value) -> Value:
+    """Return a value as `command` takes it, which does not know how this client writes UUIDs."""
+    return Binary.from_uuid(value) if isinstance(value, UUID) else value
+
+
+def _with(part: dict[str, Any], own: Validation) -> Validation:
+    """Return the validation with our part, and with the application's where that goes with ours."""
+    if not part:
+        return own
+    marked: list[dict[str, Any]] = [{"$comment": _OURS, **part}]
+    if own.validator and (own.level, own.action) == (_LEVEL, _ACTION):
+        marked.append(dict(own.validator))
+    return Validation({"$and": marked}, _LEVEL, _ACTION)
+
+
+def _ours_in(now: Validation | None) -> dict[str, Any]:
+    """Return our part of a validation, as it was read; empty where it has none."""
+    if now is None or (now.level, now.action) != (_LEVEL, _ACTION):
+        return {}
+    parts = now.validator.get("$and")
+    if not isinstance(parts, list) or not parts or parts[0].get("$comment") != _OURS:
+        return {}
+    return {key: value for key, value in parts[0].items() if key != "$comment"}
+
+
+def _undecoded(value: Any) -> Any:
+    """Return what was decoded with UUIDs as `command` takes them."""
+    if isinstance(value, Mapping):
+        return {key: _undecoded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_undecoded(one) for one in value]
+    return _plain(value)
+
+
+def values_of(tenant: UUID, objectid: ObjectId | None) -> list[Value]:
+    """Return what a tenant's id may be in MongoDB, where its row id tells that."""
+    return [tenant] if objectid is None else [tenant, objectid]

@@ -1,0 +1,110 @@
+"""Barriers that arrived, and what a tenant's move has still to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from topics import Version
+from worker.postgres.connect import Connection
+
+
+class Arrived(NamedTuple):
+    """A barrier: partitions that it has come through, of how many, and its stream's incarnations."""
+
+    partitions: int
+    of: int
+    incarnations: frozenset[UUID]
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every partition has brought it."""
+        return self.of > 0 and self.partitions >= self.of
+
+
+class Touched(NamedTuple):
+    """A document to be looked at: its logical collection, row id, tenant, and the ledger's version."""
+
+    namespace: str
+    row_id: UUID
+    tenant_id: UUID | None
+    version: Version
+
+
+_ARRIVED = """
+SELECT count(*), coalesce(max(partitions), 0), array_agg(DISTINCT incarnation)
+FROM crossfade.barrier WHERE barrier_id = $1
+"""
+_CHANGED = """
+SELECT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
+FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
+WHERE d.tenant_id = ANY($1::uuid[]) AND d.version_time > $2 LIMIT $3
+"""
+_DRAINING = """
+SELECT DISTINCT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
+FROM unnest($1::uuid[], $2::bigint[]) AS k(tenant_id, epoch)
+JOIN crossfade.draining_document USING (tenant_id, epoch)
+JOIN crossfade.document d USING (collection_id, row_id)
+JOIN crossfade.collection c ON c.collection_id = d.collection_id
+LIMIT $3
+"""
+_LETTERS = """
+SELECT count(*) FROM crossfade.dead_letter
+WHERE state IN ('parked', 'dead') AND (tenant_id = ANY($1::uuid[]) OR tenant_id IS NULL)
+"""
+_FORGET = """
+WITH barriers AS (DELETE FROM crossfade.barrier WHERE barrier_id = ANY($1::uuid[]))
+DELETE FROM crossfade.draining_document d USING unnest($2::uuid[], $3::bigint[]) AS k(tenant_id, epoch)
+WHERE d.tenant_id = k.tenant_id AND d.epoch <= k.epoch
+"""
+
+
+async def arrived(connection: Connection, barrier: UUID) -> Arrived:
+    """Return how far a barrier has come: all before it is applied, where it has arrived."""
+    row = await connection.fetchrow(_ARRIVED, barrier)
+    assert row is not None
+    return Arrived(row[0], row[1], frozenset(UUID(int=one.int) for one in row[2] or ()))
+
+
+async def changed(connection: Connection, tenants: Collection[UUID], since: int, most: int) -> list[Touched]:
+    """Return documents of these tenants that the ledger knows newer than a clusterTime; reads all of it."""
+    rows = await connection.fetch(_CHANGED, list(tenants), since, most)
+    return [_touched(row) for row in rows]
+
+
+async def draining(
+    connection: Connection, tenants: Sequence[UUID], epochs: Sequence[int], most: int
+) -> list[Touched]:
+    """Return documents that apply changed while these tenants were draining, in these epochs."""
+    rows = await connection.fetch(_DRAINING, list(tenants), list(epochs), most)
+    return [_touched(row) for row in rows]
+
+
+def _touched(row: Any) -> Touched:
+    tenant = None if row[2] is None else UUID(int=row[2].int)
+    return Touched(row[0], UUID(int=row[1].int), tenant, Version(row[3], row[4]))
+
+
+_ONE_OF = """
+SELECT DISTINCT ON (c.namespace) c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
+FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
+WHERE d.tenant_id = $1 AND d.state = 'live'
+"""
+
+
+async def examples(connection: Connection, tenant: UUID) -> list[Touched]:
+    """Return a document of the tenant from each collection that has one; reads the whole ledger."""
+    return [_touched(row) for row in await connection.fetch(_ONE_OF, tenant)]
+
+
+async def letters(connection: Connection, tenants: Collection[UUID]) -> int:
+    """Return how many dead letters of these tenants, or of nobody known, stand."""
+    return await connection.fetchval(_LETTERS, list(tenants)) or 0
+
+
+async def forget(
+    connection: Connection, barriers: Collection[UUID], tenants: Sequence[UUID], epochs: Sequence[int]
+) -> None:
+    """Remove what a move that has ended noted."""
+    await connection.execute(_FORGET, list(barriers), list(tenants), list(epochs))

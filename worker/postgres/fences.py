@@ -1,0 +1,127 @@
+"""The fence in PostgreSQL: triggers on the application's tables (PROTOCOL.md, PostgreSQL's fence).
+
+Installed once, by an administrator; which tenants they refuse, their phases say. A table's partitions have
+them too, for a statement's trigger fires only for the table that the statement names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from worker.mapping import Mapping, Plans
+from worker.postgres.connect import Connection
+from worker.postgres.target import quoted
+
+FENCE, FENCE_ALL, FENCE_TRUNCATE = "!crossfade_fence", "!crossfade_fence_all", "!crossfade_fence_truncate"
+"""The triggers of a table: named so that they fire before the application's own."""
+
+_SYNC = "session_user <> 'crossfade_sync'"
+_TABLES = """
+WITH RECURSIVE named AS (
+    SELECT t.name, to_regclass(quote_ident(t.name))::oid AS oid, t.walled
+    FROM unnest($1::text[], $2::boolean[]) AS t(name, walled)
+    UNION
+    SELECT n.name, i.inhrelid, n.walled FROM named n JOIN pg_catalog.pg_inherits i ON i.inhparent = n.oid
+)
+SELECT name, oid::regclass::text, oid, walled,
+    ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g WHERE g.tgrelid = named.oid
+        AND g.tgname LIKE '!crossfade%' AND g.tgenabled = 'O')
+FROM named ORDER BY name, oid
+"""
+_ROLES = """
+SELECT r.rolname::text, string_agg(DISTINCT t.name, ', ' ORDER BY t.name), r.rolsuper OR r.rolbypassrls,
+    has_parameter_privilege(r.oid, 'session_replication_role', 'SET')
+FROM unnest($1::text[]) AS t(name) CROSS JOIN pg_catalog.pg_roles r
+WHERE (r.rolcanlogin) AND r.rolname <> 'crossfade_sync'
+    AND has_table_privilege(r.oid, to_regclass(quote_ident(t.name)), 'INSERT, UPDATE, DELETE')
+GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls ORDER BY 1
+"""
+
+
+class Fenced(NamedTuple):
+    """A table, or a partition of one, and the fence's triggers that are on. ``walled``: has tenants' rows."""
+
+    table: str
+    qualified: str
+    walled: bool
+    triggers: frozenset[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """The triggers that it lacks."""
+        wanted = [FENCE, FENCE_ALL, FENCE_TRUNCATE] if self.walled else [FENCE_ALL, FENCE_TRUNCATE]
+        return [one for one in wanted if one not in self.triggers]
+
+
+class Writer(NamedTuple):
+    """A role that may log in and write mapped tables. ``past_walls``: row-level security does not bind it;
+    ``past_triggers``: it may switch triggers off for itself."""
+
+    role: str
+    tables: str
+    past_walls: bool
+    past_triggers: bool
+
+
+async def tables(connection: Connection, mapping: Mapping) -> list[Fenced]:
+    """Return every mapped table and partition, with the triggers that it has."""
+    plans = Plans(mapping).tables()
+    rows = await connection.fetch(
+        _TABLES, [plan.table for plan in plans], [plan.tenant is not None for plan in plans]
+    )
+    return [Fenced(row[0], row[1], row[3], frozenset(row[4])) for row in rows if row[2] is not None]
+
+
+async def install(connection: Connection, mapping: Mapping) -> int:
+    """Create the triggers that are missing, as the tables' owner or a superuser; return how many tables had
+    to be changed. Each takes its table's lock for an instant: set a lock_timeout.
+    """
+    changed = 0
+    for table in await tables(connection, mapping):
+        if not table.missing:
+            continue
+        await connection.execute("".join(f"{one};\n" for one in _create(table)))
+        changed += 1
+    return changed
+
+
+async def remove(connection: Connection, mapping: Mapping) -> int:
+    """Drop the triggers; return of how many tables."""
+    found = [table for table in await tables(connection, mapping) if table.triggers]
+    for table in found:
+        await connection.execute("".join(f"{one};\n" for one in _drop(table)))
+    return len(found)
+
+
+async def writers(connection: Connection, mapping: Mapping) -> list[Writer]:
+    """Return the roles that may log in and write a mapped table, but for the sync role."""
+    plans = Plans(mapping).tables()
+    return [Writer(*row) for row in await connection.fetch(_ROLES, [plan.table for plan in plans])]
+
+
+def _drop(table: Fenced) -> Iterable[str]:
+    for name in (FENCE, FENCE_ALL, FENCE_TRUNCATE):
+        yield f"DROP TRIGGER IF EXISTS {quoted(name)} ON {table.qualified}"
+
+
+def _create(table: Fenced) -> Iterable[str]:
+    yield from _drop(table)
+    writes, all_rows = "INSERT OR UPDATE OR DELETE", "crossfade.fence_all()"
+    # A cascade, or a trigger of the application, acts for a statement that the fence has let through; a
+    # cascade does so as the table's owner, past row-level security.
+    bound = f"(row_security_active('{table.qualified}'::regclass) OR pg_trigger_depth() > 0)"
+    if table.walled:
+        yield (
+            f"CREATE TRIGGER {quoted(FENCE)} BEFORE {writes} ON {table.qualified} FOR EACH STATEMENT "
+            f"WHEN ({_SYNC} AND {bound}) EXECUTE FUNCTION crossfade.fence()"
+        )
+    unbound = f"{_SYNC} AND NOT {bound}" if table.walled else _SYNC
+    yield (
+        f"CREATE TRIGGER {quoted(FENCE_ALL)} BEFORE {writes} ON {table.qualified} FOR EACH STATEMENT "
+        f"WHEN ({unbound}) EXECUTE FUNCTION {all_rows}"
+    )
+    yield (
+        f"CREATE TRIGGER {quoted(FENCE_TRUNCATE)} BEFORE TRUNCATE ON {table.qualified} FOR EACH STATEMENT "
+        f"WHEN ({_SYNC}) EXECUTE FUNCTION {all_rows}"
+    )
