@@ -21,6 +21,7 @@ from worker import exporter, logs
 from worker.batches_cli import batches
 from worker.check import check
 from worker.copy_cli import copy
+from worker.cutover_cli import cutover
 from worker.dead_letters_cli import dead_letters
 from worker.demo import demo
 from worker.embedded.cli import dev
@@ -65,6 +66,7 @@ def main() -> None:
 main.add_command(batches)
 main.add_command(dead_letters)
 main.add_command(check)
+main.add_command(cutover)
 main.add_command(dev)
 main.add_command(demo)
 main.add_command(copy)

@@ -31,6 +31,12 @@ RECONCILE_AFTER_FINISH = "reconcile.after_finish"
 RECONCILE_AFTER_LOOK = "reconcile.after_look"
 ROLLBACK_BEFORE_COMMIT = "rollback.before_commit"
 REPAIR_BEFORE_SEND = "repair.before_send"
+CUTOVER_DRAINING = "cutover.draining"
+CUTOVER_FENCE_DECIDED = "cutover.fence_decided"
+CUTOVER_FENCED = "cutover.fenced"
+CUTOVER_VERIFIED = "cutover.verified"
+CUTOVER_DECIDED = "cutover.decided"
+CUTOVER_ABORTING = "cutover.aborting"
 
 NAMES = frozenset(
     {
@@ -50,6 +56,12 @@ NAMES = frozenset(
         RECONCILE_AFTER_LOOK,
         ROLLBACK_BEFORE_COMMIT,
         REPAIR_BEFORE_SEND,
+        CUTOVER_DRAINING,
+        CUTOVER_FENCE_DECIDED,
+        CUTOVER_FENCED,
+        CUTOVER_VERIFIED,
+        CUTOVER_DECIDED,
+        CUTOVER_ABORTING,
     }
 )
 EXIT_CODE = 86

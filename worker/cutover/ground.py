@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from worker.mapping.ids import HASHED, uuid_to_objectid
 from worker.mongo.client import RAW, Client, connect, told_clearly
 from worker.mongo.fence_documents import FenceDocuments, Value
 from worker.mongo.validators import Validators, values_of
-from worker.postgres import barriers
+from worker.postgres import barriers, evidence
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import connect as connect_postgres
 from worker.publish.real_collections import RealCollections
@@ -32,6 +34,9 @@ from worker.settings import Settings
 
 _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
 _POSTGRES_WITHIN = 30.0
+_ASK_EVERY = 0.1
+CLEAN_WITHIN = 10.0
+"""Seconds in which something must be clean, if anything is wrong at all only in passing."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,18 @@ class Ground:
             self.control = await _control(self.settings)
         if self.reader.is_closed():
             self.reader = await _reader(self.settings)
+
+    async def clean(self, tenants: Collection[UUID], within: float) -> evidence.Clean | None:
+        """Return what is clean for all of these tenants; None where nothing is within so many seconds.
+
+        While writes go on, a document is on its way now and then, and for that moment nothing is clean.
+        """
+        until = time.monotonic() + within
+        while True:
+            found = await evidence.clean(self.control, self.settings.publisher, tenants)
+            if found is not None or time.monotonic() > until:
+                return found
+            await asyncio.sleep(_ASK_EVERY)
 
     def logical(self) -> dict[str, RealCollection]:
         """Return each logical collection by its namespace."""

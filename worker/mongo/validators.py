@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -35,6 +36,7 @@ _OURS = "crossfade"
 _LOCKS, _SET_ASIDE = "fence_lock", "fence_set_aside"
 # Seconds after which the lock is another's. Nothing is sent that could take effect after half of them.
 _LOCK_FOR = 10.0
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _ASK_EVERY = 0.003
 _NOTHING = {"_id": {"$exists": False}}
 """What no document passes: a collection whose documents are all of one tenant."""
@@ -264,14 +266,15 @@ class Validators:
             "until": {"$add": ["$$NOW", round(_LOCK_FOR * 1000)]},
         }
         while True:
+            before = await self._locks.find_one_and_update(
+                {"_id": self._migration, "$expr": {"$lte": ["$until", "$$NOW"]}},
+                [{"$set": new}],
+                return_document=ReturnDocument.BEFORE,
+            )
+            if before is not None:
+                return before.get("attempt")
             try:
-                before = await self._locks.find_one_and_update(
-                    {"_id": self._migration, "$expr": {"$lte": ["$until", "$$NOW"]}},
-                    [{"$set": new}],
-                    upsert=True,
-                    return_document=ReturnDocument.BEFORE,
-                )
-                return before and before.get("attempt")
+                await self._locks.insert_one({"_id": self._migration, "until": _LONG_AGO})
             except DuplicateKeyError:
                 if time.monotonic() > until:
                     raise InTheWay("all collections", "another move holds the fences' lock") from None

@@ -24,18 +24,18 @@ WITH RECURSIVE named AS (
     UNION
     SELECT n.name, i.inhrelid, n.walled FROM named n JOIN pg_catalog.pg_inherits i ON i.inhparent = n.oid
 )
-SELECT name, oid::regclass::text, oid, walled,
+SELECT name, oid::regclass::text AS qualified, oid, walled,
     ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g WHERE g.tgrelid = named.oid
         AND g.tgname LIKE '!crossfade%' AND g.tgenabled = 'O')
 FROM named ORDER BY name, oid
 """
 _ROLES = """
-SELECT r.rolname::text, string_agg(DISTINCT t.name, ', ' ORDER BY t.name), r.rolsuper OR r.rolbypassrls,
+SELECT r.rolname::text, string_agg(DISTINCT t.name, ', ' ORDER BY t.name), r.rolsuper,
     has_parameter_privilege(r.oid, 'session_replication_role', 'SET')
 FROM unnest($1::text[]) AS t(name) CROSS JOIN pg_catalog.pg_roles r
 WHERE (r.rolcanlogin) AND r.rolname <> 'crossfade_sync'
     AND has_table_privilege(r.oid, to_regclass(quote_ident(t.name)), 'INSERT, UPDATE, DELETE')
-GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls ORDER BY 1
+GROUP BY r.oid, r.rolname, r.rolsuper ORDER BY 1
 """
 
 
@@ -55,12 +55,14 @@ class Fenced(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """A role that may log in and write mapped tables. ``past_walls``: row-level security does not bind it;
-    ``past_triggers``: it may switch triggers off for itself."""
+    """A role that may log in and write mapped tables.
+
+    ``past_triggers``: it may switch the fence off for itself, as every superuser may.
+    """
 
     role: str
     tables: str
-    past_walls: bool
+    superuser: bool
     past_triggers: bool
 
 

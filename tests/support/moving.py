@@ -1,0 +1,77 @@
+"""A world in which tenants can move: all roles run, a generation is clean, the fences are installed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from tests.support.world import PATIENCE, World, once, world
+from worker.embedded import Services
+
+CLEAN = """
+SELECT count(*) FROM crossfade.generation
+WHERE kind = 'full' AND finished_at IS NOT NULL AND unclean = '{}'
+"""
+
+
+@asynccontextmanager
+async def moving(
+    services: Services, directory: Path, *, documents: int = 600, tenants: int = 3, **env: str
+) -> AsyncIterator[World]:
+    """Yield a world whose tenants may move at once. ``env``: of all its processes."""
+    async with world(services, directory) as w:
+        w.env |= env
+        await w.load(documents, tenants=tenants)
+        for role in ("publish", "apply"):
+            await w.start(role, role)
+        await w.settled()
+        await w.start("reconcile", "reconcile")
+        await w.until_value(CLEAN, 1)
+        await w.execute("ANALYZE")
+        code, told = await once(w, "cutover", "prepare")
+        assert code == 0, told
+        yield w
+
+
+async def tenants_of(w: World) -> list[UUID]:
+    """Return the world's tenants, in one order."""
+    return sorted(await w.mongo["tenants"].distinct("_id"))
+
+
+async def cutover(w: World, *arguments: str, **env: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run `crossfade cutover ... --json`; return its exit code and what became of each move."""
+    code, told = await once(w, "cutover", *arguments, "--json", **env)
+    start = told.find("[\n")
+    assert start >= 0, told
+    return code, orjson.loads(told[start : told.rindex("]") + 1])
+
+
+async def phase(w: World, tenant: UUID) -> str:
+    """Return a tenant's phase."""
+    return await w.value("SELECT phase::text FROM crossfade.tenant WHERE tenant_id = $1", tenant)
+
+
+async def until_phase(w: World, tenant: UUID, *wanted: str, seconds: float = PATIENCE) -> None:
+    """Wait until a tenant is in one of these phases."""
+    async with asyncio.timeout(seconds):
+        while await phase(w, tenant) not in wanted:
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def application(w: World, tenant: UUID | None) -> AsyncIterator[asyncpg.Connection]:
+    """Yield a connection as the application has it, for one tenant."""
+    connection = await asyncpg.connect(w.services.dsn("application_role", w.name))
+    try:
+        if tenant is not None:
+            await connection.execute("SELECT set_config('app.current_tenant_id', $1, false)", str(tenant))
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,212 @@
+"""What must be true before a tenant moves: each check by name, with its reason and what to do.
+
+A check changes nothing. Some can be overruled with ``--force``, which is noted; the others cannot, because
+without them the move could not succeed, or would not be safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from pymongo.errors import PyMongoError
+
+from worker.cutover.ground import CLEAN_WITHIN, Ground
+from worker.errors import CrossfadeError
+from worker.mapping import Plans
+from worker.mongo import in_the_way
+from worker.mongo.client import describe as describe_mongo
+from worker.mongo.fence_documents import State
+from worker.postgres import barriers, fences, phases, transactions
+from worker.postgres.batches import count_held
+from worker.postgres.faults import FAULTS, describe
+from worker.postgres.standing import read_standing
+
+LONG = 1.0
+"""Seconds after which an open transaction is in the way."""
+_LAG = 3.0
+_FRESH = 24 * 3600.0
+_TOLD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One precondition. ``forcible``: a person may go on without it."""
+
+    name: str
+    ok: bool
+    reason: str
+    remedy: str = ""
+    forcible: bool = False
+
+
+_Answer = tuple[bool, str, str]
+_Ask = Callable[[Ground, Sequence[UUID]], Awaitable[_Answer]]
+
+
+async def run(ground: Ground, tenants: Sequence[UUID]) -> list[Check]:
+    """Make every check for these tenants; one that cannot be made is not ok, and says why."""
+    return [await _made(name, ask, forcible, ground, tenants) for name, (ask, forcible) in _CHECKS.items()]
+
+
+async def _made(name: str, ask: _Ask, forcible: bool, ground: Ground, tenants: Sequence[UUID]) -> Check:
+    try:
+        async with asyncio.timeout(30):
+            ok, reason, remedy = await ask(ground, tenants)
+    except CrossfadeError as error:
+        return Check(name, False, error.message, error.remedy, forcible)
+    except PyMongoError as error:
+        return Check(name, False, f"MongoDB does not tell ({describe_mongo(error)})", "try again", forcible)
+    except TimeoutError:
+        return Check(name, False, "it took longer than 30 s", "try again", forcible)
+    except FAULTS as error:
+        return Check(name, False, f"PostgreSQL does not tell ({describe(error)})", "try again", forcible)
+    return Check(name, ok, reason, "" if ok else remedy, forcible)
+
+
+async def _phase(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    known = await phases.read(ground.control, tenants)
+    wrong = [
+        f"{one} is in {known[one].phase}" for one in tenants if one in known and known[one].phase != "mongo"
+    ]
+    wrong += [f"{one} is not known" for one in tenants if one not in known]
+    return not wrong, "; ".join(wrong[:_TOLD]) or "at home in MongoDB", "see `crossfade tenants`"
+
+
+async def _decision(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await ground.fences.read()
+    wrong = [
+        f"{one}: {found[one].state}" for one in tenants if one in found and found[one].state != State.HOME
+    ]
+    told = "; ".join(wrong[:_TOLD]) or "MongoDB's fence documents say so too"
+    return not wrong, told, "let `crossfade control` run: it ends what a dead controller left"
+
+
+async def _copied(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    standing = await read_standing(ground.control)
+    wrong = [f"{one.namespace} is {one.state}" for one in standing.copies if one.state != "copied"]
+    ok = bool(standing.copies) and not wrong
+    told = "; ".join(wrong[:_TOLD]) or ("all collections" if ok else "nothing was copied yet")
+    return ok, told, "wait for the copy; `crossfade status` tells how far it is"
+
+
+async def _lag(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    standing = await read_standing(ground.control)
+    beats = [one.heartbeat_at for one in standing.partitions if one.heartbeat_at is not None]
+    if not beats:
+        return False, "no heartbeat has come through", "start `crossfade run`"
+    seconds = (standing.at - min(beats)).total_seconds()
+    told = f"{seconds:.1f} s behind, by heartbeats"
+    return seconds <= _LAG, told, "see that publish and apply run; `crossfade status` tells more"
+
+
+async def _clean(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await ground.clean(tenants, CLEAN_WITHIN)
+    if found is None:
+        remedy = "let `crossfade reconcile` run; `crossfade mismatches list` tells what is open"
+        return False, "no clean generation stands for it", remedy
+    age = (datetime.now(UTC) - found.ended_at).total_seconds()
+    told = f"generation {found.generation}, {age:.0f} s old"
+    return age <= _FRESH, told, "let `crossfade reconcile` run"
+
+
+async def _letters(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    count = await barriers.letters(ground.control, tenants)
+    return (
+        not count,
+        f"{count} stand of it, or of nobody known",
+        "`crossfade dead-letters list` tells what to do",
+    )
+
+
+async def _held(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    count = await count_held(ground.control)
+    return not count, f"{count} documents wait to be fetched again", "crossfade batches refetch"
+
+
+async def _fences(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await fences.tables(ground.control, ground.mapping)
+    wrong = [f"{one.qualified} lacks {', '.join(one.missing)}" for one in found if one.missing]
+    told = "; ".join(wrong[:_TOLD]) or f"on {len(found)} tables"
+    return not wrong, told, "crossfade cutover prepare"
+
+
+async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    wrong = {
+        name: why
+        for name, why in ground.mapping.unfenceable().items()
+        if ground.mapping.collections[name].tenant is not None
+    }
+    told = "; ".join(f"{name}: {why}" for name, why in wrong.items()) or "MongoDB can refuse it everywhere"
+    return not wrong, told, "stop the application's writes to these collections yourself while it moves"
+
+
+async def _mongo_transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await in_the_way.open_transactions(ground.client, LONG)
+    wrong = [f"session {one.session} of {one.client}, open for {one.seconds:.0f} s" for one in found]
+    told = "; ".join(wrong[:_TOLD]) or f"none older than {LONG:g} s"
+    return not wrong, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
+
+
+async def _index_builds(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    names = [str(ground.mapping.logical(name)) for name in ground.mapping.collections]
+    found = await in_the_way.index_builds(ground.client, names)
+    told = ", ".join(one.namespace for one in found) or "none"
+    return not found, told, "wait until they are done: MongoDB changes no validator meanwhile"
+
+
+async def _ttl(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    names = [str(ground.mapping.logical(name)) for name in ground.mapping.collections]
+    found = await in_the_way.ttl_indexes(ground.client, names)
+    told = ", ".join(f"{one.namespace} {one.name}" for one in found) or "none"
+    remedy = "see that somebody deletes such rows in PostgreSQL, then --force ttl-indexes"
+    return not found, told, remedy
+
+
+async def _transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await transactions.open_transactions(ground.control, LONG)
+    wrong = [f"{one.name} ({one.role} {one.application}, {one.seconds:.0f} s)" for one in found]
+    told = "; ".join(wrong[:_TOLD]) or f"none older than {LONG:g} s"
+    return not wrong, told, "end it: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED"
+
+
+async def _roles(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await fences.writers(ground.control, ground.mapping)
+    past = [one.role for one in found if one.past_triggers and not one.superuser]
+    kinds = {
+        "may switch the fence off": past,
+        "superusers, who may as well": [one.role for one in found if one.superuser],
+        "fenced": [one.role for one in found if not one.past_triggers and not one.superuser],
+    }
+    told = "; ".join(f"{kind}: {', '.join(roles)}" for kind, roles in kinds.items() if roles)
+    return not past, told, "see that nobody writes as these meanwhile, then --force roles"
+
+
+async def _analysed(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    names = [plan.table for plan in Plans(ground.mapping).tables()]
+    found = await transactions.unanalysed(ground.control, names)
+    return not found, ", ".join(found) or "all tables are", "ANALYZE them"
+
+
+_CHECKS: dict[str, tuple[_Ask, bool]] = {
+    "phase": (_phase, False),
+    "decision": (_decision, False),
+    "copied": (_copied, False),
+    "lag": (_lag, False),
+    "clean": (_clean, False),
+    "dead-letters": (_letters, False),
+    "held": (_held, False),
+    "fences": (_fences, False),
+    "validators": (_validators, True),
+    "open-transactions-mongodb": (_mongo_transactions, True),
+    "open-transactions-postgresql": (_transactions, True),
+    "index-builds": (_index_builds, False),
+    "ttl-indexes": (_ttl, True),
+    "roles": (_roles, True),
+    "analysed": (_analysed, True),
+}
+NAMES = tuple(_CHECKS)
+FORCIBLE = tuple(name for name, (_, forcible) in _CHECKS.items() if forcible)

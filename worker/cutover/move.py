@@ -1,0 +1,379 @@
+"""One move of a tenant, or of a group as one, from MongoDB to PostgreSQL; and what aborts or completes it.
+
+    mongo -> draining      in PostgreSQL; only now apply notes what it changes
+    look                   at all that changed since the last clean generation, while writes go on
+    home -> draining       in MongoDB: the decision's document; here the pause begins
+    fence, barrier         validators refuse the tenants; what they let in before is applied
+    look                   at the rest
+    draining -> left       in MongoDB: decided
+    draining -> postgres   in PostgreSQL: here the pause ends
+
+Whatever fails before the decision aborts, by MongoDB alone (D4). Nothing turns a decision back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from worker import failpoints
+from worker.cutover import hooks
+from worker.cutover.ground import CLEAN_WITHIN, Ground
+from worker.cutover.verify import Verification
+from worker.errors import CrossfadeError, Transient, UsageError
+from worker.mongo import barrier as barriers_in_mongo
+from worker.mongo.client import describe as describe_mongo
+from worker.mongo.fence_documents import Fence, State, Unclear, Value
+from worker.mongo.validators import InTheWay
+from worker.postgres import barriers, evidence, phases
+from worker.postgres.faults import FAULTS, describe
+from worker.retry import Backoff
+
+_log = structlog.get_logger()
+_ASK_EVERY = 0.004  # seconds between looks for the barrier
+_MOST = 200_000
+"""Documents changed since the last clean generation that a move looks at; above, a generation comes first."""
+_MOST_IN_PAUSE = 5_000
+_LOOKS, _LOOK_AGAIN = 5, 0.3
+_HEAL_WITHIN = 1.0
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a move is made. Seconds."""
+
+    deadline: float = 1.0
+    """From the first refused write to the decision, at most; then the move aborts."""
+    fence_within: float = 0.4
+    """What a collMod may wait for open transactions, during which others wait behind it."""
+    rehearse: bool = False
+    reason: str = "cutover"
+    hooks: hooks.Hooks = field(default_factory=hooks.Hooks)
+
+
+@dataclass(slots=True)
+class Result:
+    """How a move ended. ``pause``: seconds in which the tenants could write nowhere; ``steps``: of them."""
+
+    tenants: Sequence[UUID]
+    phase: str
+    pause: float | None = None
+    steps: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    looked_at: int = 0
+    settled: bool = True
+    """False: the other database is away and is yet to follow, which `crossfade control` sees to."""
+
+
+class _Aborts(Exception):
+    """Why a move cannot go on."""
+
+
+class Move:
+    """Moves tenants once. Not to be used again."""
+
+    def __init__(self, ground: Ground, tenants: Sequence[UUID], options: Options, tell: Tell) -> None:
+        self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
+        self._verification = Verification(ground.sides, ground.real, ground.logical())
+        self._epochs: Mapping[UUID, int] = {}
+        self._incarnation: UUID | None = None
+        self._barrier = uuid4()
+        self._began = self._step_began = 0.0
+        self._steps: dict[str, float] = {}
+        self._fenced = False
+        self._values: Mapping[UUID, list[Value]] = {}
+        self._since = 0
+
+    async def run(self) -> Result:
+        """Make the move; return when the tenants can write again, or the decision to let them stands.
+
+        `UsageError` when it cannot begin, and nothing was changed.
+        """
+        await self._begin()
+        try:
+            why = await self._leave()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._abort("it was interrupted"))
+            raise
+        if why is None:
+            why = await self._decide()
+        if why is not None:
+            return await self._abort(why)
+        settled = await self._open()
+        return await self._end(self._result("postgres", "", settled))
+
+    async def _begin(self) -> None:
+        """``mongo`` becomes ``draining``."""
+        ground = self._ground
+        self._values = await ground.values(self._tenants)
+        if not await phases.try_hold(ground.control, self._tenants):
+            raise UsageError("another command moves it just now", remedy="wait until that has ended")
+        try:
+            await self._drain_in_postgres()
+        except BaseException:
+            await _quietly(phases.let_go(ground.control, self._tenants))
+            raise
+        failpoints.reach(failpoints.CUTOVER_DRAINING)
+
+    async def _drain_in_postgres(self) -> None:
+        control = self._ground.control
+        known = await phases.read(control, self._tenants)
+        for tenant in self._tenants:
+            phase = known[tenant].phase if tenant in known else None
+            if phase != "mongo":
+                told = f"is in phase {phase}" if phase else "is not known: no document of it was ever applied"
+                raise UsageError(f"tenant {tenant} {told}", remedy="see `crossfade tenants`")
+        clean = await self._ground.clean(self._tenants, CLEAN_WITHIN)
+        if clean is None:
+            raise UsageError(
+                "no clean generation of the reconciler stands for it", remedy="run `crossfade reconcile`"
+            )
+        self._incarnation, self._since = clean.incarnation, clean.since
+        await self._options.hooks.run("before", "draining", self._tenants)
+        told = {"generation": clean.generation, "sums": await evidence.sums(control, self._tenants)}
+        epochs = {tenant: known[tenant].epoch for tenant in self._tenants}
+        try:
+            changed = await phases.change(control, epochs, "mongo", "draining", self._options.reason, told)
+        except phases.Locked as error:
+            raise Transient(f"its phase could not be changed: {error}", remedy="try again") from None
+        if changed is None:
+            raise UsageError("another command moved it in this moment", remedy="see `crossfade tenants`")
+        self._epochs = changed
+
+    async def _leave(self) -> str | None:
+        """Do all that comes before the decision; return why it cannot be made."""
+        try:
+            await self._look_before()
+            await self._options.hooks.run("before", "fence", self._tenants)
+            self._began = self._step_began = time.monotonic()
+            async with asyncio.timeout(self._options.deadline):
+                await self._drain()
+            if self._options.rehearse:
+                return "it is a rehearsal"
+        except _Aborts as error:
+            return str(error)
+        except TimeoutError:
+            done = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self._steps.items())
+            return f"not drained within {self._options.deadline:g} s ({done or 'not even fenced'})"
+        except InTheWay as error:
+            return f"MongoDB's fence was held up: {error}"
+        except Unclear:
+            return "MongoDB did not answer"
+        except PyMongoError as error:
+            return f"MongoDB did not go along ({describe_mongo(error)})"
+        except FAULTS as error:
+            return f"PostgreSQL did not go along ({describe(error)})"
+        except CrossfadeError as error:
+            return error.message
+        return None
+
+    async def _look_before(self) -> None:
+        """Look at what changed since the last clean generation, so that the pause has little left."""
+        ground, verification = self._ground, self._verification
+        touched = await barriers.changed(ground.reader, self._tenants, self._since, _MOST + 1)
+        if len(touched) > _MOST:
+            raise _Aborts(f"more than {_MOST:,} documents changed since the last full generation")
+        self._tell(f"looking at {len(touched):,} documents that changed since the last full generation")
+        await verification.look(ground.reader, touched)
+        for _ in range(_LOOKS):
+            await verification.look(ground.reader, await self._draining())
+            if not verification.unfit:
+                return
+            await asyncio.sleep(_LOOK_AGAIN)
+        if len(verification.unfit) > _MOST_IN_PAUSE:
+            raise _Aborts(f"{len(verification.unfit):,} documents do not fit")
+
+    async def _draining(self) -> list[barriers.Touched]:
+        epochs = [self._epochs[tenant] for tenant in self._tenants]
+        return await barriers.draining(self._ground.reader, self._tenants, epochs, _MOST)
+
+    async def _drain(self) -> None:
+        ground = self._ground
+        self._fenced = True
+        if not await ground.fences.leave(self._epochs, self._values, ground.holder):
+            raise _Aborts("its fence document in MongoDB says otherwise")
+        failpoints.reach(failpoints.CUTOVER_FENCE_DECIDED)
+        await ground.validators.fence(self._tenants, self._options.fence_within)
+        self._step("fence")
+        failpoints.reach(failpoints.CUTOVER_FENCED)
+        await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
+        await self._arrived()
+        self._step("barrier")
+        if count := await barriers.letters(ground.reader, self._tenants):
+            raise _Aborts(f"{count} of its events are dead letters, or parked")
+        await self._verification.look(ground.reader, await self._draining())
+        if wrong := self._verification.unfit:
+            told = ", ".join(f"{one.namespace} {one.row_id}" for one in list(wrong.values())[:3])
+            raise _Aborts(f"{len(wrong)} documents do not fit ({told})")
+        self._step("verify")
+        if not await ground.validators.read_back(self._tenants):
+            raise _Aborts("its validators were changed")
+        self._step("read back")
+        failpoints.reach(failpoints.CUTOVER_VERIFIED)
+
+    async def _arrived(self) -> None:
+        while True:
+            told = await barriers.arrived(self._ground.control, self._barrier)
+            if told.everywhere:
+                break
+            await asyncio.sleep(_ASK_EVERY)
+        if told.incarnations != {self._incarnation}:
+            raise _Aborts("the change stream began anew since the last clean generation")
+
+    async def _decide(self) -> str | None:
+        """``draining`` becomes ``left``; return why not, when that is certain.
+
+        After an unclear answer what counts is what a majority has, and that is waited for.
+        """
+        fences = self._ground.fences
+        for delay in Backoff(first=0.02, longest=0.5).delays():
+            try:
+                if await fences.decide_left(self._epochs, self._ground.holder):
+                    return None
+                return "another controller aborted it" if not await self._left() else None
+            except (Unclear, PyMongoError):
+                await asyncio.sleep(delay)
+            if time.monotonic() - self._began > self._options.deadline:
+                break
+        for delay in Backoff(first=0.02, longest=0.5).delays():
+            try:
+                return None if await self._left() else "MongoDB did not take the decision in time"
+            except PyMongoError:
+                await asyncio.sleep(delay)
+        raise AssertionError
+
+    async def _left(self) -> bool:
+        found = await self._ground.fences.read()
+        return all(self._says(found, tenant, State.LEFT) for tenant in self._tenants)
+
+    def _says(self, found: Mapping[UUID, Fence], tenant: UUID, state: State) -> bool:
+        one = found.get(tenant)
+        return one is not None and one.state is state and one.epoch == self._epochs[tenant]
+
+    async def _open(self) -> bool:
+        """``draining`` becomes ``postgres``; False when PostgreSQL stays away, and it follows later."""
+        failpoints.reach(failpoints.CUTOVER_DECIDED)
+        self._step("decide")
+        told = {
+            "pause_ms": round((time.monotonic() - self._began) * 1000, 1),
+            "steps_ms": {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()},
+            "looked_at": self._verification.seen,
+        }
+        settled = await follow(
+            self._ground, self._epochs, "draining", "postgres", self._options.reason, told, within=30.0
+        )
+        self._step("open")
+        return settled
+
+    async def _abort(self, why: str) -> Result:
+        """Let the tenants write in MongoDB again."""
+        if self._fenced:
+            if not await abort(self._ground, self._epochs, self._tell):
+                return await self._end(self._result("postgres", "", await self._open()))
+            self._step("abort")
+        pause = time.monotonic() - self._began if self._fenced else None
+        settled = await follow(
+            self._ground, self._epochs, "draining", "mongo", f"aborted: {why}", self._told(), within=1.0
+        )
+        result = self._result("mongo", why, settled)
+        result.pause = pause
+        return await self._end(result)
+
+    async def _end(self, result: Result) -> Result:
+        epochs = [self._epochs[tenant] for tenant in self._tenants]
+        control = self._ground.control
+        await _quietly(barriers.forget(control, [self._barrier], self._tenants, epochs))
+        await _quietly(phases.let_go(control, self._tenants))
+        await self._options.hooks.run("after", result.phase, self._tenants)
+        return result
+
+    def _told(self) -> dict[str, Any]:
+        return {"steps_ms": {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()}}
+
+    def _step(self, name: str) -> None:
+        now = time.monotonic()
+        self._steps[name], self._step_began = now - self._step_began, now
+
+    def _result(self, phase: str, why: str, settled: bool) -> Result:
+        pause = sum(self._steps.values()) if self._steps else None
+        return Result(self._tenants, phase, pause, self._steps, why, self._verification.seen, settled)
+
+
+async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> bool:
+    """Abort moves of these epochs by MongoDB alone (D2); return when their validators let the tenants in.
+
+    False: some of them has left, for its holder's decision came first. Waits for MongoDB as long as it is
+    away, for nobody can write there before.
+    """
+    left, told = dict(epochs), False
+    for delay in Backoff(first=0.02, longest=0.5).delays():
+        try:
+            if not await ground.fences.decide_abort(left, ground.holder):
+                found = await ground.fences.read()
+                left = {one: epoch for one, epoch in left.items() if not _at_home(found.get(one), epoch)}
+                if not left:
+                    return True
+                if any(found[one].state is State.LEFT for one in left if one in found):
+                    return False
+                continue
+            failpoints.reach(failpoints.CUTOVER_ABORTING)
+            await ground.validators.heal(_HEAL_WITHIN)
+            if await ground.fences.come_home(left, State.ABORTING, ground.holder):
+                return True
+        except (Unclear, PyMongoError, InTheWay, CrossfadeError) as error:
+            if not told:
+                tell(f"aborting waits for MongoDB: {type(error).__name__} {error}")
+                told = True
+        await asyncio.sleep(delay)
+    raise AssertionError
+
+
+def _at_home(found: Fence | None, epoch: int) -> bool:
+    """Whether a move of an epoch was aborted to its end, or was followed by another."""
+    return found is not None and (found.epoch > epoch or (found.epoch == epoch and found.state is State.HOME))
+
+
+async def follow(
+    ground: Ground,
+    epochs: Mapping[UUID, int],
+    before: str,
+    after: str,
+    reason: str,
+    told: Mapping[str, Any],
+    *,
+    within: float,
+) -> bool:
+    """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds."""
+    try:
+        async with asyncio.timeout(within):
+            for delay in Backoff(first=0.02, longest=0.5).delays():
+                try:
+                    await ground.again()
+                    if await phases.change(ground.control, epochs, before, after, reason, told) is None:
+                        for one, epoch in epochs.items():  # some have followed already
+                            await phases.change(ground.control, {one: epoch}, before, after, reason, told)
+                    return True
+                except (phases.Locked, CrossfadeError, *FAULTS) as error:
+                    _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)
+                await asyncio.sleep(delay)
+    except TimeoutError:
+        pass
+    return False
+
+
+async def _quietly(work: Any) -> None:
+    """Do what only tidies up; where it fails, the session's end or the next move does it."""
+    try:
+        async with asyncio.timeout(2.0):
+            await work
+    except (TimeoutError, CrossfadeError, *FAULTS):
+        pass

@@ -1,0 +1,302 @@
+"""`crossfade cutover`: move tenants' writes to PostgreSQL, rehearse that, and look whether it can go well."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import click
+import orjson
+from pymongo.errors import PyMongoError
+
+from worker.cutover import checks
+from worker.cutover.checks import Check
+from worker.cutover.ground import Ground, opened
+from worker.cutover.hooks import Hooks
+from worker.cutover.move import Move, Options, Result
+from worker.errors import ConfigurationError, CrossfadeError, SchemaError, UsageError
+from worker.mapping import load as load_mapping
+from worker.mongo.client import describe as describe_mongo
+from worker.postgres import audit, fences, phases
+from worker.postgres.connect import connect
+from worker.postgres.faults import FAULTS, describe
+from worker.settings import Settings, load
+
+_PAUSE_BETWEEN = 1.0  # seconds between tries
+
+
+class _Tenants(click.Group):
+    """Takes what is no command of the group for a tenant to be moved: `crossfade cutover TENANT`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            return "run", self.commands["run"], args
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Tenants)
+def cutover() -> None:
+    """Move tenants' writes from MongoDB to PostgreSQL.
+
+    \b
+    Once:      crossfade cutover prepare
+    First:     crossfade cutover check TENANT
+    Then:      crossfade cutover TENANT --rehearse
+    At last:   crossfade cutover TENANT
+    """
+
+
+@cutover.command()
+def prepare() -> None:
+    """Install the fences: triggers on the mapped tables, which refuse tenants that are at home in MongoDB.
+
+    Needs CROSSFADE_POSTGRES_ADMIN_DSN. From then on the application can write a tenant's rows in PostgreSQL
+    only after its cutover. Takes each table's lock for an instant, and gives up where it waits for 2 s.
+    May be run again at any time, as after a new table was mapped.
+    """
+    settings = load()
+    if settings.postgres_admin_dsn is None:
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_ADMIN_DSN: not set", remedy="name the owner of the tables, or a superuser"
+        )
+    changed = asyncio.run(_prepare(settings, settings.postgres_admin_dsn.get_secret_value()))
+    click.echo(f"fences: installed on {changed} tables" if changed else "fences: up to date", err=True)
+
+
+async def _prepare(settings: Settings, dsn: str) -> int:
+    mapping = load_mapping(settings.mapping)
+    connection = await connect(dsn, "prepare", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=60)
+    try:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '2s'")
+            return await fences.install(connection, mapping)
+    except FAULTS as error:
+        raise SchemaError(
+            f"the fences could not be installed ({describe(error)})",
+            remedy="run `crossfade schema apply` first; where a table is locked, try again",
+        ) from None
+    finally:
+        connection.terminate()
+
+
+@cutover.command()
+@click.argument("tenants", nargs=-1, required=True, type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object for each check.")
+def check(tenants: tuple[UUID, ...], as_json: bool) -> None:
+    """Look whether tenants can be moved; exit 0 only if all checks hold. Changes nothing.
+
+    \b
+    Example:
+      crossfade cutover check 6f9619ff-8b86-d011-b42d-00c04fc964ff
+    """
+    made = asyncio.run(_check(load(), tenants))
+    if as_json:
+        click.echo(orjson.dumps([_as_data(one) for one in made], option=orjson.OPT_INDENT_2).decode())
+    else:
+        for one in made:
+            click.echo(_line(one))
+    sys.exit(0 if all(one.ok for one in made) else 1)
+
+
+def _as_data(one: Check) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "ok": one.ok,
+        "reason": one.reason,
+        "remedy": one.remedy,
+        "forcible": one.forcible,
+    }
+
+
+def _line(one: Check) -> str:
+    mark = "ok    " if one.ok else "FAILED"
+    more = f"\n{'':37}{one.remedy}" if one.remedy else ""
+    force = f"\n{'':37}or --force {one.name}" if not one.ok and one.forcible else ""
+    return f"{mark} {one.name:<29} {one.reason}{more}{force}"
+
+
+async def _check(settings: Settings, tenants: Sequence[UUID]) -> list[Check]:
+    async with opened(settings, "cutover check") as ground:
+        return await checks.run(ground, tenants)
+
+
+@cutover.command(name="run")
+@click.argument("tenants", nargs=-1, type=click.UUID)
+@click.option("--all", "every", is_flag=True, help="Every tenant that is at home in MongoDB.")
+@click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none.")
+@click.option("--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves at a time.")
+@click.option(
+    "--rehearse", is_flag=True, help="Do everything up to the decision, then abort; tell the pause."
+)
+@click.option(
+    "--deadline",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.05, 60),
+    help="Longest pause, seconds.",
+)
+@click.option(
+    "--window",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Try again for so many seconds.",
+)
+@click.option(
+    "--force", "forced", multiple=True, type=click.Choice(checks.FORCIBLE), help="Overrule a check."
+)
+@click.option("--reason", default="cutover", help="Why; noted with each change of phase.")
+@click.option("--before", default="", help="A shell command before each transition; where it fails, abort.")
+@click.option("--after", default="", help="A shell command after each move.")
+@click.option(
+    "--hook-within", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Its time, seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object for each move.")
+def run_(
+    tenants: tuple[UUID, ...],
+    every: bool,
+    group: bool,
+    at_once: int,
+    rehearse: bool,
+    deadline: float,
+    window: float,
+    forced: tuple[str, ...],
+    reason: str,
+    before: str,
+    after: str,
+    hook_within: float,
+    as_json: bool,
+) -> None:
+    """Move tenants. Exit 0 when all of them write in PostgreSQL (with --rehearse: when all could have moved).
+
+    A tenant can write nowhere from the fence to the decision, for a fraction of a second, and --deadline at
+    most: then the move aborts, and it writes in MongoDB again. What fails does not stop the others.
+
+    \b
+    Examples:
+      crossfade cutover TENANT --rehearse
+      crossfade cutover TENANT --window 600
+      crossfade cutover TENANT TENANT --group
+      crossfade cutover --all --at-once 4
+    """
+    if every == bool(tenants):
+        raise UsageError("name tenants, or --all", remedy="see `crossfade cutover --help`")
+    options = Options(
+        deadline=deadline,
+        fence_within=min(0.4, deadline / 2),
+        rehearse=rehearse,
+        reason=reason,
+        hooks=Hooks(before, after, hook_within),
+    )
+    results = asyncio.run(_run(load(), tenants, group, at_once, options, window, forced))
+    if as_json:
+        told = [_result_data(one) for one in results]
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for one in results:
+            click.echo(_told(one, rehearse))
+    if not results:
+        click.echo("no tenant is at home in MongoDB", err=True)
+    sys.exit(0 if all(_went_well(one, rehearse) for one in results) else 1)
+
+
+REHEARSED = "it is a rehearsal"
+
+
+def _went_well(one: Result, rehearse: bool) -> bool:
+    return one.why == REHEARSED if rehearse else one.phase == "postgres"
+
+
+def _result_data(one: Result) -> dict[str, Any]:
+    return {
+        "tenants": [str(tenant) for tenant in one.tenants],
+        "phase": one.phase,
+        "pause_ms": None if one.pause is None else round(one.pause * 1000, 1),
+        "steps_ms": {name: round(seconds * 1000, 1) for name, seconds in one.steps.items()},
+        "documents_looked_at": one.looked_at,
+        "reason": one.why,
+        "settled": one.settled,
+    }
+
+
+def _told(one: Result, rehearse: bool) -> str:
+    who = ", ".join(map(str, one.tenants))
+    pause = "" if one.pause is None else f" after a pause of {one.pause * 1000:.0f} ms"
+    steps = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in one.steps.items())
+    more = f" ({steps} ms)" if steps else ""
+    if one.why and not (rehearse and one.why == REHEARSED):
+        return f"{who}: stays in MongoDB{pause}{more}: {one.why}"
+    if rehearse:
+        return f"{who}: rehearsed; writes in MongoDB{pause}{more}"
+    later = "" if one.settled else "; PostgreSQL is away, and `crossfade control` opens it when it is back"
+    return f"{who}: writes in PostgreSQL{pause}{more}{later}"
+
+
+async def _run(
+    settings: Settings,
+    tenants: Sequence[UUID],
+    group: bool,
+    at_once: int,
+    options: Options,
+    window: float,
+    forced: Sequence[str],
+) -> list[Result]:
+    async with opened(settings, "cutover") as ground:
+        if not tenants:
+            known = await phases.read(ground.control)
+            tenants = [one for one, standing in known.items() if standing.phase == "mongo"]
+    groups = [list(tenants)] if group and tenants else [[one] for one in tenants]
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(some: list[UUID]) -> Result:
+        async with gate:
+            return await _within(settings, some, options, window, forced)
+
+    return list(await asyncio.gather(*map(one, groups)))
+
+
+async def _within(
+    settings: Settings, tenants: list[UUID], options: Options, window: float, forced: Sequence[str]
+) -> Result:
+    """Move tenants, trying again within a window."""
+    until = time.monotonic() + window
+    while True:
+        result = await _once(settings, tenants, options, forced)
+        if result.phase == "postgres" or result.why == REHEARSED or time.monotonic() > until:
+            return result
+        click.echo(f"{', '.join(map(str, tenants))}: {result.why}; trying again", err=True)
+        await asyncio.sleep(_PAUSE_BETWEEN)
+
+
+async def _once(settings: Settings, tenants: list[UUID], options: Options, forced: Sequence[str]) -> Result:
+    try:
+        async with opened(settings, "cutover") as ground:
+            await _require(ground, tenants, forced)
+            return await Move(ground, tenants, options, lambda line: click.echo(line, err=True)).run()
+    except CrossfadeError as error:
+        return Result(tenants, "mongo", why=str(error))
+    except PyMongoError as error:
+        return Result(tenants, "mongo", why=f"MongoDB did not go along ({describe_mongo(error)})")
+    except FAULTS as error:
+        return Result(tenants, "mongo", why=f"PostgreSQL did not go along ({describe(error)})")
+
+
+async def _require(ground: Ground, tenants: Sequence[UUID], forced: Sequence[str]) -> None:
+    """Make the checks; a `UsageError` tells those that do not hold and were not overruled."""
+    made = await checks.run(ground, tenants)
+    if wrong := [one for one in made if not one.ok and one.name not in forced]:
+        raise UsageError("; ".join(f"{one.name}: {one.reason}: {one.remedy}" for one in wrong))
+    if overruled := [one.name for one in made if not one.ok]:
+        subject = {"tenants": [str(tenant) for tenant in tenants], "checks": overruled}
+        await audit.note(ground.control, "cutover: checks overruled", subject)
