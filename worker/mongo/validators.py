@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import structlog
 from bson import ObjectId
 from bson.binary import Binary, UuidRepresentation
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, ReturnDocument, WriteConcern
+from pymongo import ReadPreference, ReplaceOne, ReturnDocument, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from topics import Collection
@@ -145,38 +145,33 @@ class Validators:
         """
         until = time.monotonic() + within
         async with self._locked(until) as lock:
-            sent = False
-            while True:
-                fences = refused((await self._fences.read()).values())
-                aside, live = await asyncio.gather(self._set_aside(), self._live())
-                todo: list[tuple[Rule, Validation]] = []
-                for rule in self._rules(live):
-                    namespace = str(rule.collection)
-                    now, part = live.get(namespace), ours(rule, fences)
-                    own = _own(namespace, aside.get(namespace), now)
-                    wanted = _with(part, own)
-                    if part and aside.get(namespace) != own:
-                        await self._keep(namespace, own)
-                    if (now or _NONE) != wanted or (always(rule) and not sent):
-                        todo.append((rule, wanted))
-                    elif not part and namespace in aside:
-                        await self._aside.delete_one({"_id": self._id(namespace)})
-                if not todo:
-                    return
+            found, aside, live = await asyncio.gather(self._fences.read(), self._set_aside(), self._live())
+            fences = refused(found.values())
+            wanted: dict[Rule, Validation] = {}
+            keep: dict[str, Validation] = {}
+            forget: list[str] = []
+            for rule in self._rules(live):
+                namespace = str(rule.collection)
+                part = ours(rule, fences)
+                own = _own(namespace, aside.get(namespace), live.get(namespace))
+                wanted[rule] = _with(part, own)
+                if part and aside.get(namespace) != own:
+                    keep[namespace] = own
+                elif not part and namespace in aside:
+                    forget.append(namespace)
+            await self._keep(keep)
+            todo = [rule for rule in wanted if always(rule) or not _same(rule, wanted, live)]
+            while todo:
                 left = min(until, lock.until) - time.monotonic()
                 if left <= 0:
-                    raise InTheWay(str(todo[0][0].collection), "another move was in its way for too long")
-                done = await asyncio.gather(
-                    *(
-                        self._collmod(rule.collection, wanted, lock.attempt, left, live)
-                        for rule, wanted in todo
-                    ),
-                    return_exceptions=True,
+                    raise InTheWay(str(todo[0].collection), "it was changed by others for too long")
+                await _all(
+                    self._collmod(rule.collection, wanted[rule], lock.attempt, left, live) for rule in todo
                 )
-                for one in done:
-                    if isinstance(one, BaseException):
-                        raise one
-                sent = True
+                live = await self._live()
+                todo = [rule for rule in wanted if not _same(rule, wanted, live)]
+            if forget:
+                await self._aside.delete_many({"_id": {"$in": [self._id(one) for one in forget]}})
 
     async def _collmod(
         self,
@@ -205,10 +200,21 @@ class Validators:
             if error.code not in (_EXISTS, _NOT_FOUND):  # made, or dropped, in this moment: look again
                 raise
 
-    async def _keep(self, namespace: str, own: Validation) -> None:
-        """Note the application's own validation, before it is replaced."""
-        document = {"validator": bson.encode(own.validator), "level": own.level, "action": own.action}
-        await self._aside.replace_one({"_id": self._id(namespace)}, document, upsert=True)
+    async def _keep(self, own: Mapping[str, Validation]) -> None:
+        """Note applications' own validations, before they are replaced."""
+        if not own:
+            return
+        await self._aside.bulk_write(
+            [
+                ReplaceOne(
+                    {"_id": self._id(namespace)},
+                    {"validator": bson.encode(one.validator), "level": one.level, "action": one.action},
+                    upsert=True,
+                )
+                for namespace, one in own.items()
+            ],
+            ordered=False,
+        )
 
     async def _set_aside(self) -> dict[str, Validation]:
         found = self._aside.find({"_id.migration": self._migration})
@@ -298,6 +304,17 @@ class Validators:
 
     def _id(self, namespace: str) -> dict[str, str]:
         return {"migration": self._migration, "namespace": namespace}
+
+
+async def _all(works: Iterable[Awaitable[None]]) -> None:
+    """Do all of it at once; when all has ended, raise the first of what went wrong."""
+    for done in await asyncio.gather(*works, return_exceptions=True):
+        if done is not None:
+            raise done
+
+
+def _same(rule: Rule, wanted: Mapping[Rule, Validation], live: Mapping[str, Validation]) -> bool:
+    return live.get(str(rule.collection), _NONE) == wanted[rule]
 
 
 class _Lock(NamedTuple):
