@@ -30,6 +30,7 @@ from worker.inspect_cli import inspect
 from worker.mismatches_cli import mismatches_
 from worker.reconcile_cli import generations, run_once
 from worker.repair_cli import repair
+from worker.rollback_cli import complete, rollback, tenants_
 from worker.settings import Settings, load
 from worker.status import status
 from worker.topics_cli import topics
@@ -74,6 +75,9 @@ main.add_command(generations)
 main.add_command(inspect)
 main.add_command(mismatches_)
 main.add_command(repair)
+main.add_command(rollback)
+main.add_command(complete)
+main.add_command(tenants_)
 main.add_command(status)
 main.add_command(topics)
 

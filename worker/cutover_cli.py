@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import click
 import orjson
-from pymongo.errors import PyMongoError
 
+from worker import move_report
 from worker.cutover import checks
 from worker.cutover.checks import Check
 from worker.cutover.ground import Ground, opened
 from worker.cutover.hooks import Hooks
 from worker.cutover.move import Move, Options, Result
-from worker.errors import ConfigurationError, CrossfadeError, SchemaError, UsageError
+from worker.errors import ConfigurationError, SchemaError, UsageError
 from worker.mapping import load as load_mapping
-from worker.mongo.client import describe as describe_mongo
 from worker.postgres import audit, fences, phases
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
-
-_PAUSE_BETWEEN = 1.0  # seconds between tries
 
 
 class _Tenants(click.Group):
@@ -200,47 +196,7 @@ def run_(
         hooks=Hooks(before, after, hook_within),
     )
     results = asyncio.run(_run(load(), tenants, group, at_once, options, window, forced))
-    if as_json:
-        told = [_result_data(one) for one in results]
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
-    else:
-        for one in results:
-            click.echo(_told(one, rehearse))
-    if not results:
-        click.echo("no tenant is at home in MongoDB", err=True)
-    sys.exit(0 if all(_went_well(one, rehearse) for one in results) else 1)
-
-
-REHEARSED = "it is a rehearsal"
-
-
-def _went_well(one: Result, rehearse: bool) -> bool:
-    return one.why == REHEARSED if rehearse else one.phase == "postgres"
-
-
-def _result_data(one: Result) -> dict[str, Any]:
-    return {
-        "tenants": [str(tenant) for tenant in one.tenants],
-        "phase": one.phase,
-        "pause_ms": None if one.pause is None else round(one.pause * 1000, 1),
-        "steps_ms": {name: round(seconds * 1000, 1) for name, seconds in one.steps.items()},
-        "documents_looked_at": one.looked_at,
-        "reason": one.why,
-        "settled": one.settled,
-    }
-
-
-def _told(one: Result, rehearse: bool) -> str:
-    who = ", ".join(map(str, one.tenants))
-    pause = "" if one.pause is None else f" after a pause of {one.pause * 1000:.0f} ms"
-    steps = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in one.steps.items())
-    more = f" ({steps} ms)" if steps else ""
-    if one.why and not (rehearse and one.why == REHEARSED):
-        return f"{who}: stays in MongoDB{pause}{more}: {one.why}"
-    if rehearse:
-        return f"{who}: rehearsed; writes in MongoDB{pause}{more}"
-    later = "" if one.settled else "; PostgreSQL is away, and `crossfade control` opens it when it is back"
-    return f"{who}: writes in PostgreSQL{pause}{more}{later}"
+    move_report.tell(results, "postgres", rehearse=rehearse, as_json=as_json)
 
 
 async def _run(
@@ -257,39 +213,19 @@ async def _run(
             known = await phases.read(ground.control)
             tenants = [one for one, standing in known.items() if standing.phase == "mongo"]
     groups = [list(tenants)] if group and tenants else [[one] for one in tenants]
-    gate = asyncio.Semaphore(at_once)
-
-    async def one(some: list[UUID]) -> Result:
-        async with gate:
-            return await _within(settings, some, options, window, forced)
-
-    return list(await asyncio.gather(*map(one, groups)))
-
-
-async def _within(
-    settings: Settings, tenants: list[UUID], options: Options, window: float, forced: Sequence[str]
-) -> Result:
-    """Move tenants, trying again within a window."""
-    until = time.monotonic() + window
-    while True:
-        result = await _once(settings, tenants, options, forced)
-        if result.phase == "postgres" or result.why == REHEARSED or time.monotonic() > until:
-            return result
-        click.echo(f"{', '.join(map(str, tenants))}: {result.why}; trying again", err=True)
-        await asyncio.sleep(_PAUSE_BETWEEN)
+    return await move_report.run_all(
+        settings,
+        "cutover",
+        groups,
+        at_once,
+        window,
+        lambda ground, some: _once(ground, some, options, forced),
+    )
 
 
-async def _once(settings: Settings, tenants: list[UUID], options: Options, forced: Sequence[str]) -> Result:
-    try:
-        async with opened(settings, "cutover") as ground:
-            await _require(ground, tenants, forced)
-            return await Move(ground, tenants, options, lambda line: click.echo(line, err=True)).run()
-    except CrossfadeError as error:
-        return Result(tenants, "mongo", why=str(error))
-    except PyMongoError as error:
-        return Result(tenants, "mongo", why=f"MongoDB did not go along ({describe_mongo(error)})")
-    except FAULTS as error:
-        return Result(tenants, "mongo", why=f"PostgreSQL did not go along ({describe(error)})")
+async def _once(ground: Ground, tenants: list[UUID], options: Options, forced: Sequence[str]) -> Result:
+    await _require(ground, tenants, forced)
+    return await Move(ground, tenants, options, lambda line: click.echo(line, err=True)).run()
 
 
 async def _require(ground: Ground, tenants: Sequence[UUID], forced: Sequence[str]) -> None:

@@ -37,6 +37,9 @@ CUTOVER_FENCED = "cutover.fenced"
 CUTOVER_VERIFIED = "cutover.verified"
 CUTOVER_DECIDED = "cutover.decided"
 CUTOVER_ABORTING = "cutover.aborting"
+ROLLBACK_CLOSED = "rollback.closed"
+ROLLBACK_VERIFIED = "rollback.verified"
+ROLLBACK_DECIDED = "rollback.decided"
 
 NAMES = frozenset(
     {
@@ -62,6 +65,9 @@ NAMES = frozenset(
         CUTOVER_VERIFIED,
         CUTOVER_DECIDED,
         CUTOVER_ABORTING,
+        ROLLBACK_CLOSED,
+        ROLLBACK_VERIFIED,
+        ROLLBACK_DECIDED,
     }
 )
 EXIT_CODE = 86

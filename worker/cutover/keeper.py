@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from pymongo.errors import PyMongoError
 
-from worker.cutover import move
+from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
 from worker.errors import CrossfadeError
 from worker.mongo.client import describe as describe_mongo
@@ -84,8 +84,11 @@ class Keeper:
         try:
             await ground.again()
             for one in await phases.moving(ground.control):
-                if one.phase == "draining":
-                    await self._draining(one, fences.get(one.tenant))
+                match one.phase:
+                    case "draining":
+                        await self._draining(one, fences.get(one.tenant))
+                    case "rolling_back" | "opening":
+                        await self._back(one)
         except (CrossfadeError, phases.Locked, *FAULTS) as error:
             told = describe(error) if isinstance(error, FAULTS) else str(error)
             self._tell("PostgreSQL", told)
@@ -107,6 +110,23 @@ class Keeper:
         finally:
             if not self._ground.control.is_closed():
                 await phases.let_go(self._ground.control, [one.tenant])
+
+    async def _back(self, one: phases.Standing) -> None:
+        """What is ``opening`` is decided; before that, a tenant without controller stays in PostgreSQL."""
+        ground = self._ground
+        if not await phases.try_hold(ground.control, [one.tenant]):
+            return
+        try:
+            epochs = {one.tenant: one.epoch}
+            if one.phase == "opening":
+                async with asyncio.timeout(LOOK_EVERY * 10):
+                    await rollback.open_mongodb(ground, epochs)
+                await phases.change(ground.control, epochs, "opening", "mongo", _SUCCESSION)
+            else:
+                await phases.change(ground.control, epochs, "rolling_back", "postgres", _SUCCESSION)
+        finally:
+            if not ground.control.is_closed():
+                await phases.let_go(ground.control, [one.tenant])
 
     def _tell(self, what: str, why: str) -> None:
         """Log what is in the way when it changes."""

@@ -44,6 +44,9 @@ _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
 _HEAL_WITHIN = 1.0
 
+REHEARSED = "it is a rehearsal"
+"""Why a rehearsal ends as it does."""
+
 Tell = Callable[[str], None]
 
 
@@ -120,7 +123,7 @@ class Move:
         try:
             await self._drain_in_postgres()
         except BaseException:
-            await _quietly(phases.let_go(ground.control, self._tenants))
+            await quietly(phases.let_go(ground.control, self._tenants))
             raise
         failpoints.reach(failpoints.CUTOVER_DRAINING)
 
@@ -158,10 +161,11 @@ class Move:
             async with asyncio.timeout(self._options.deadline):
                 await self._drain()
             if self._options.rehearse:
-                return "it is a rehearsal"
+                return REHEARSED
         except _Aborts as error:
             return str(error)
         except TimeoutError:
+            self._step("waited")
             done = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self._steps.items())
             return f"not drained within {self._options.deadline:g} s ({done or 'not even fenced'})"
         except InTheWay as error:
@@ -291,8 +295,8 @@ class Move:
     async def _end(self, result: Result) -> Result:
         epochs = [self._epochs[tenant] for tenant in self._tenants]
         control = self._ground.control
-        await _quietly(barriers.forget(control, [self._barrier], self._tenants, epochs))
-        await _quietly(phases.let_go(control, self._tenants))
+        await quietly(barriers.forget(control, [self._barrier], self._tenants, epochs))
+        await quietly(phases.let_go(control, self._tenants))
         await self._options.hooks.run("after", result.phase, self._tenants)
         return result
 
@@ -370,7 +374,7 @@ async def follow(
     return False
 
 
-async def _quietly(work: Any) -> None:
+async def quietly(work: Any) -> None:
     """Do what only tidies up; where it fails, the session's end or the next move does it."""
     try:
         async with asyncio.timeout(2.0):

@@ -1,0 +1,295 @@
+"""The way back of a tenant, or of a group as one: from PostgreSQL to MongoDB.
+
+    look                        at all that the way back has written, while writes go on
+    postgres -> rolling_back    in PostgreSQL, which waits for its writers; here the pause begins
+    drain, barrier              the outbox is empty, and MongoDB has all of it
+    look                        at what was written since; the clusterTime before it is the floor
+    rolling_back -> opening     in PostgreSQL: decided
+    left -> home, unfence       in MongoDB: here the pause ends
+    opening -> mongo            in PostgreSQL
+
+Whatever fails before the decision lets the tenants write in PostgreSQL again, with MongoDB away too. Nothing
+turns the decision back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from pymongo.errors import PyMongoError
+
+from topics import key_to_id
+from worker import failpoints
+from worker.cutover.ground import Ground
+from worker.cutover.move import REHEARSED, Options, Result, Tell, follow, quietly
+from worker.errors import CrossfadeError, Transient, UsageError
+from worker.mongo import reverse
+from worker.mongo.client import describe as describe_mongo
+from worker.mongo.fence_documents import State, Unclear
+from worker.mongo.validators import InTheWay
+from worker.postgres import outbox, phases
+from worker.postgres.faults import FAULTS, describe
+from worker.reconcile.judge import Identity
+from worker.reconcile.recheck import look_at
+from worker.retry import Backoff
+
+_ASK_EVERY = 0.004
+_MOST_IN_PAUSE = 5_000
+_CLOSE_WITHIN = 0.4
+_HEAL_WITHIN = 1.0
+
+
+class _Aborts(Exception):
+    """Why a rollback cannot go on."""
+
+
+class Rollback:
+    """Brings tenants back once. Not to be used again."""
+
+    def __init__(self, ground: Ground, tenants: Sequence[UUID], options: Options, tell: Tell) -> None:
+        self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
+        self._epochs: Mapping[UUID, int] = {}
+        self._fits: dict[tuple[str, bytes], int] = {}
+        self._began = self._step_began = 0.0
+        self._steps: dict[str, float] = {}
+
+    async def run(self) -> Result:
+        """Bring them back; return when they can write again, or the decision to let them stands.
+
+        `UsageError` when it cannot begin, and nothing was changed.
+        """
+        ground = self._ground
+        if not await phases.try_hold(ground.control, self._tenants):
+            raise UsageError("another command moves it just now", remedy="wait until that has ended")
+        try:
+            epochs = await self._may()
+            await self._look(_MOST_IN_PAUSE * 100)
+            await self._options.hooks.run("before", "rolling_back", self._tenants)
+            await self._close(epochs)
+        except BaseException:
+            await quietly(phases.let_go(ground.control, self._tenants))
+            raise
+        try:
+            floor, why = await self._drain()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._back("it was interrupted"))
+            raise
+        if why is not None:
+            return await self._back(why)
+        return await self._end(await self._open(floor))
+
+    async def _may(self) -> dict[UUID, int]:
+        """Return the epochs of tenants that may come back."""
+        control = self._ground.control
+        known = await phases.read(control, self._tenants)
+        for tenant in self._tenants:
+            standing = known.get(tenant)
+            if standing is None or standing.phase != "postgres":
+                told = f"is in phase {standing.phase}" if standing else "is not known"
+                raise UsageError(f"tenant {tenant} {told}", remedy="see `crossfade tenants`")
+            if broken := await outbox.faults(control, tenant):
+                told = "; ".join(f"{one.namespace} {one.subject}: {one.reason}" for one in broken[:3])
+                raise UsageError(
+                    f"the way back of tenant {tenant} is broken: {told}",
+                    remedy="mend that in PostgreSQL, or map the column; what is then written is sent anew",
+                )
+        return {tenant: known[tenant].epoch for tenant in self._tenants}
+
+    async def _close(self, epochs: Mapping[UUID, int]) -> None:
+        """``postgres`` becomes ``rolling_back``, when PostgreSQL has no writer of the tenants any more."""
+        self._began = self._step_began = time.monotonic()
+        try:
+            changed = await phases.change(
+                self._ground.control,
+                epochs,
+                "postgres",
+                "rolling_back",
+                self._options.reason,
+                closes=True,
+                within=_CLOSE_WITHIN,
+            )
+        except phases.Locked as error:
+            raise Transient(f"its writers in PostgreSQL do not end: {error}", remedy="try again") from None
+        if changed is None:
+            raise UsageError("another command moved it in this moment", remedy="see `crossfade tenants`")
+        self._epochs = changed
+        self._step("close")
+        failpoints.reach(failpoints.ROLLBACK_CLOSED)
+
+    async def _drain(self) -> tuple[int, str | None]:
+        """Do all that comes before the decision; return the floor, or why it cannot be made."""
+        try:
+            async with asyncio.timeout(self._options.deadline):
+                return await self._drained(), None
+        except _Aborts as error:
+            return 0, str(error)
+        except TimeoutError:
+            done = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self._steps.items())
+            return (
+                0,
+                f"not drained within {self._options.deadline:g} s ({done}): does `crossfade reverse` run?",
+            )
+        except PyMongoError as error:
+            return 0, f"MongoDB did not go along ({describe_mongo(error)})"
+        except FAULTS as error:
+            return 0, f"PostgreSQL did not go along ({describe(error)})"
+        except CrossfadeError as error:
+            return 0, error.message
+
+    async def _drained(self) -> int:
+        ground, barrier = self._ground, uuid4()
+        for tenant in self._tenants:
+            while not await outbox.drained(ground.control, tenant):  # noqa: ASYNC110 - another process's work
+                await asyncio.sleep(_ASK_EVERY)
+        self._step("drain")
+        await outbox.ask_barrier(ground.control, barrier)
+        while not await reverse.arrived(ground.client, barrier):  # noqa: ASYNC110 - another process's work
+            await asyncio.sleep(_ASK_EVERY)
+        self._step("barrier")
+        at = await ground.sides.now()
+        await self._look(_MOST_IN_PAUSE)
+        for tenant in self._tenants:
+            if await outbox.faults(ground.control, tenant):
+                raise _Aborts(f"the way back of tenant {tenant} is broken")
+        self._step("verify")
+        if self._options.rehearse:
+            raise _Aborts(REHEARSED)
+        failpoints.reach(failpoints.ROLLBACK_VERIFIED)
+        return at.time << 32 | at.inc
+
+    async def _look(self, most: int) -> None:
+        """Look at what the way back has written since the last look; `_Aborts` where something does not fit.
+
+        The first look is while writes go on: what does not fit then is looked at again.
+        """
+        ground = self._ground
+        identities: dict[tuple[str, UUID], Identity] = {}
+        keys: dict[tuple[str, UUID], tuple[tuple[str, bytes], int]] = {}
+        for tenant in self._tenants:
+            async for written in reverse.written(ground.client, tenant):
+                if self._fits.get((written.namespace, written.key)) == written.version:
+                    continue
+                if (planned := ground.sides.planned(written.namespace)) is None:
+                    continue
+                source = ground.sides.source(written.namespace)
+                id_ = key_to_id(written.key)
+                identity = source.identity(planned.plan.row_id(id_), id_)
+                place = written.namespace, identity.row_id
+                identities[place] = identity
+                keys[place] = (written.namespace, written.key), written.version
+        if len(identities) > most:
+            raise Transient(f"{len(identities):,} documents were written meanwhile", remedy="try again")
+        unfit: list[str] = []
+        for look, _ in await look_at(ground.sides, ground.reader, identities.values(), ()):
+            place = look.identity.collection, look.identity.row_id
+            key, version = keys[place]
+            if look.kind is None:
+                self._fits[key] = version
+            else:
+                unfit.append(f"{place[0]} {place[1]} ({look.kind})")
+        if unfit and self._epochs:
+            raise _Aborts(f"{len(unfit)} documents do not fit ({', '.join(unfit[:3])})")
+
+    async def _open(self, floor: int) -> Result:
+        """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""
+        ground = self._ground
+        told = {"floor": str(floor), "looked_at": len(self._fits)}
+        decided = await self._decide(floor, told)
+        if decided is None:
+            return self._result("postgres", "another controller took it back")
+        failpoints.reach(failpoints.ROLLBACK_DECIDED)
+        await open_mongodb(ground, decided, self._tell)
+        self._step("open")
+        pause = time.monotonic() - self._began
+        evidence = {"pause_ms": round(pause * 1000, 1), "steps_ms": self._told()}
+        settled = await follow(
+            ground, decided, "opening", "mongo", self._options.reason, evidence, within=30.0
+        )
+        result = self._result("mongo", "", settled)
+        result.pause = pause
+        return result
+
+    async def _decide(self, floor: int, told: Mapping[str, Any]) -> dict[UUID, int] | None:
+        """Return the epochs of the decision; None when it was not taken. Waits while that is unclear."""
+        ground = self._ground
+        for delay in Backoff(first=0.02, longest=0.5).delays():
+            try:
+                await ground.again()
+                changed = await phases.change(
+                    ground.control,
+                    self._epochs,
+                    "rolling_back",
+                    "opening",
+                    self._options.reason,
+                    told,
+                    floor=floor,
+                )
+                if changed is not None:
+                    self._step("decide")
+                    return changed
+                known = await phases.read(ground.control, self._tenants)
+                if all(
+                    known[one].phase == "opening" and known[one].epoch == self._epochs[one] + 1
+                    for one in self._tenants
+                ):
+                    return {one: known[one].epoch for one in self._tenants}
+                return None
+            except (phases.Locked, CrossfadeError, *FAULTS):
+                await asyncio.sleep(delay)
+        raise AssertionError
+
+    async def _back(self, why: str) -> Result:
+        """Let the tenants write in PostgreSQL again."""
+        self._step("give up")
+        reason = f"aborted: {why}"
+        settled = await follow(
+            self._ground, self._epochs, "rolling_back", "postgres", reason, {}, within=30.0
+        )
+        return await self._end(self._result("postgres", why, settled))
+
+    async def _end(self, result: Result) -> Result:
+        await quietly(phases.let_go(self._ground.control, self._tenants))
+        await self._options.hooks.run("after", result.phase, self._tenants)
+        return result
+
+    def _step(self, name: str) -> None:
+        now = time.monotonic()
+        self._steps[name], self._step_began = now - self._step_began, now
+
+    def _told(self) -> dict[str, float]:
+        return {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()}
+
+    def _result(self, phase: str, why: str, settled: bool = True) -> Result:
+        pause = time.monotonic() - self._began if self._began else None
+        return Result(self._tenants, phase, pause, self._steps, why, len(self._fits), settled)
+
+
+async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:
+    """Let tenants write in MongoDB again, for which their phases say ``opening``, of these epochs.
+
+    Waits for MongoDB as long as it is away.
+    """
+    left, told = dict(epochs), False
+    for delay in Backoff(first=0.02, longest=0.5).delays():
+        try:
+            if not await ground.fences.come_home(left, State.LEFT, ground.holder):
+                found = await ground.fences.read()
+                left = {
+                    one: epoch
+                    for one, epoch in left.items()
+                    if one in found and found[one].state is State.LEFT and found[one].epoch < epoch
+                }
+            else:
+                left = {}
+            if not left:
+                await ground.validators.heal(_HEAL_WITHIN)
+                return
+        except (Unclear, PyMongoError, InTheWay, CrossfadeError) as error:
+            if not told:
+                tell(f"opening waits for MongoDB: {type(error).__name__} {error}")
+                told = True
+        await asyncio.sleep(delay)

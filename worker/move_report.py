@@ -1,0 +1,148 @@
+"""Moves as commands make them: several at a time, tried again within a window; and what is told of each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+import orjson
+from pymongo.errors import PyMongoError
+
+from worker.cutover.ground import Ground, opened
+from worker.cutover.move import REHEARSED, Result
+from worker.errors import CrossfadeError
+from worker.mongo.client import describe as describe_mongo
+from worker.postgres.faults import FAULTS, describe
+from worker.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+Make = Callable[[Ground, list[UUID]], Awaitable[Result]]
+_PAUSE_BETWEEN = 1.0  # seconds between tries
+_DATABASES = {"mongo": "MongoDB", "postgres": "PostgreSQL", "": "where it did"}
+
+
+def options(command: F) -> F:
+    """Give a command the options of all moves."""
+    seconds = click.FloatRange(0.05, 60)
+    for option in reversed(
+        (
+            click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none."),
+            click.option(
+                "--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves."
+            ),
+            click.option(
+                "--rehearse", is_flag=True, help="Do all up to the decision, abort, tell the pause."
+            ),
+            click.option(
+                "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
+            ),
+            click.option(
+                "--window",
+                default=0.0,
+                show_default=True,
+                type=click.FloatRange(0),
+                help="Try again for so many seconds.",
+            ),
+            click.option("--reason", default="", help="Why; noted with each change of phase."),
+            click.option(
+                "--before", default="", help="A shell command before each transition; it may refuse."
+            ),
+            click.option("--after", default="", help="A shell command after each move."),
+            click.option(
+                "--hook-within",
+                default=30.0,
+                show_default=True,
+                type=click.FloatRange(0.1),
+                help="Time of such a command, seconds.",
+            ),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print a JSON array, an object for each move."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+async def run_all(
+    settings: Settings, role: str, groups: Sequence[list[UUID]], at_once: int, window: float, make: Make
+) -> list[Result]:
+    """Make moves, ``at_once`` at a time, each on a ground of its own; what fails does not stop the others.
+
+    Each is tried again until it succeeds or ``window`` seconds are over.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(tenants: list[UUID]) -> Result:
+        async with gate:
+            until = time.monotonic() + window
+            while True:
+                result = await _once(settings, role, tenants, make)
+                if not result.why or result.why == REHEARSED or time.monotonic() > until:
+                    return result
+                click.echo(f"{_who(result)}: {result.why}; trying again", err=True)
+                await asyncio.sleep(_PAUSE_BETWEEN)
+
+    return list(await asyncio.gather(*map(one, groups)))
+
+
+async def _once(settings: Settings, role: str, tenants: list[UUID], make: Make) -> Result:
+    try:
+        async with opened(settings, role) as ground:
+            return await make(ground, tenants)
+    except CrossfadeError as error:
+        return Result(tenants, "", why=str(error))
+    except PyMongoError as error:
+        return Result(tenants, "", why=f"MongoDB did not go along ({describe_mongo(error)})")
+    except FAULTS as error:
+        return Result(tenants, "", why=f"PostgreSQL did not go along ({describe(error)})")
+
+
+def tell(results: Sequence[Result], wanted: str, *, rehearse: bool, as_json: bool) -> None:
+    """Print what became of moves, and exit: 0 when all ended in the ``wanted`` phase, or were rehearsed."""
+    if as_json:
+        told = [_as_data(one) for one in results]
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for one in results:
+            click.echo(_line(one, rehearse))
+    if not results:
+        click.echo("there is no such tenant", err=True)
+    sys.exit(0 if all(_went_well(one, wanted, rehearse) for one in results) else 1)
+
+
+def _went_well(one: Result, wanted: str, rehearse: bool) -> bool:
+    return one.why == REHEARSED if rehearse else one.phase == wanted and not one.why
+
+
+def _as_data(one: Result) -> dict[str, Any]:
+    return {
+        "tenants": [str(tenant) for tenant in one.tenants],
+        "phase": one.phase or None,
+        "pause_ms": None if one.pause is None else round(one.pause * 1000, 1),
+        "steps_ms": {name: round(seconds * 1000, 1) for name, seconds in one.steps.items()},
+        "documents_looked_at": one.looked_at,
+        "reason": one.why,
+        "settled": one.settled,
+    }
+
+
+def _who(one: Result) -> str:
+    return ", ".join(map(str, one.tenants))
+
+
+def _line(one: Result, rehearse: bool) -> str:
+    where = f"writes {_DATABASES[one.phase]}" if not one.phase else f"writes in {_DATABASES[one.phase]}"
+    pause = "" if one.pause is None else f" after a pause of {one.pause * 1000:.0f} ms"
+    steps = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in one.steps.items())
+    more = f" ({steps} ms)" if steps else ""
+    later = "" if one.settled else "; the other database is away, and `crossfade control` sees to it later"
+    if rehearse and one.why == REHEARSED:
+        return f"{_who(one)}: rehearsed; {where}{pause}{more}{later}"
+    why = f": {one.why}" if one.why else ""
+    return f"{_who(one)}: {where}{pause}{more}{later}{why}"
