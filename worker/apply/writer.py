@@ -14,7 +14,7 @@ import asyncpg
 
 from topics import Operation
 from worker import failpoints, metrics
-from worker.apply import letters
+from worker.apply import letters, moves
 from worker.apply.batch import (
     Item,
     Outcome,
@@ -31,6 +31,7 @@ from worker.apply.batch import (
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log
+from worker.postgres import moves as moving
 from worker.postgres.connect import Connection
 from worker.postgres.constraints import Constraints
 from worker.postgres.faults import Action, action_for, describe, kind_for, refusal, retry_reason
@@ -134,6 +135,8 @@ class BatchWriter:
             if standing:
                 await letters.close_older(connection, items)
             await letters.settle(connection, batch_id, items, retry=source == "retry")
+            if arrivals := moves.barriers(items):
+                await moving.arrived(connection, arrivals)
             tallies = await self._log(connection, batch_id, items, source, started)
             failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
         return tallies
@@ -174,6 +177,8 @@ class BatchWriter:
             write = self._fitting if care is _Care.APART else self._write
             await write(connection, batch_id, winners, known)
             await self._follow(connection, winners, known)
+            if documents := moves.draining(winners, known, phases):
+                await moving.note_draining(connection, documents)
         return standing is not None and standing[1]
 
     async def _fitting(

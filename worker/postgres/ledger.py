@@ -23,10 +23,11 @@ class LedgerRow(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A tenant's phase, and the clusterTime below which nothing may change its rows."""
+    """A tenant's phase, the clusterTime below which nothing may change its rows, and its epoch."""
 
     phase: str
     floor: int
+    epoch: int = 0
 
 
 class Entry(NamedTuple):
@@ -116,7 +117,7 @@ def _arrays(entries: Sequence[Entry]) -> tuple[list[object], ...]:
 
 
 _SHARE_PHASES = """
-SELECT tenant_id, phase::text, floor FROM crossfade.tenant
+SELECT tenant_id, phase::text, floor, epoch FROM crossfade.tenant
 WHERE tenant_id = ANY($1::uuid[]) ORDER BY tenant_id FOR SHARE
 """
 
@@ -140,7 +141,7 @@ async def share_phases(connection: Connection, tenants: Collection[UUID]) -> Map
 
 async def _share(connection: Connection, tenants: list[UUID]) -> dict[UUID, Phase]:
     rows = await connection.fetch(_SHARE_PHASES, tenants)
-    return {row[0]: Phase(row[1], row[2]) for row in rows}
+    return {row[0]: Phase(*row[1:]) for row in rows}
 
 
 class Standing(NamedTuple):
