@@ -31,6 +31,11 @@ RECONCILE_AFTER_FINISH = "reconcile.after_finish"
 RECONCILE_AFTER_LOOK = "reconcile.after_look"
 ROLLBACK_BEFORE_COMMIT = "rollback.before_commit"
 REPAIR_BEFORE_SEND = "repair.before_send"
+REVERSE_AFTER_TAKE = "reverse.after_take"
+REVERSE_AFTER_READ = "reverse.after_read"
+REVERSE_AFTER_SEND = "reverse.after_send"
+REVERSE_AFTER_COMMIT = "reverse.after_commit"
+REVERSE_AFTER_WRITE = "reverse.after_write"
 
 NAMES = frozenset(
     {
@@ -50,6 +55,11 @@ NAMES = frozenset(
         RECONCILE_AFTER_LOOK,
         ROLLBACK_BEFORE_COMMIT,
         REPAIR_BEFORE_SEND,
+        REVERSE_AFTER_TAKE,
+        REVERSE_AFTER_READ,
+        REVERSE_AFTER_SEND,
+        REVERSE_AFTER_COMMIT,
+        REVERSE_AFTER_WRITE,
     }
 )
 EXIT_CODE = 86
