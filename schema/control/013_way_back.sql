@@ -59,8 +59,8 @@ CREATE FUNCTION crossfade.objectid_uuid() RETURNS uuid
 RETURN (
     SELECT format('%s-%s-8%s-%s-%s',
         substr(o, 1, 8), substr(o, 9, 4), substr(o, 13, 3),
-        lpad(to_hex((2::bigint << 14 | low >> 22)), 4, '0'),
-        lpad(to_hex((low & x'3fffff'::bigint) << 26 | x'78666f'::bigint), 12, '0'))::uuid
+        lpad(to_hex((2::bigint << 14) | (low >> 22)), 4, '0'),
+        lpad(to_hex(((low & x'3fffff'::bigint) << 26) | x'78666f'::bigint), 12, '0'))::uuid
     FROM (
         SELECT o, ('x' || substr(o, 16, 9))::bit(36)::bigint AS low
         FROM (

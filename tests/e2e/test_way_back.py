@@ -17,7 +17,7 @@ from tests.support.way_back import (
 )
 from tests.support.world import World, world
 from worker.embedded import Services
-from worker.mapping.ids import uuid_to_objectid
+from worker.mapping.ids import row_id, uuid_to_objectid
 
 
 async def at_rest(w: World, documents: int = 400) -> list[UUID]:
@@ -34,12 +34,11 @@ async def at_rest(w: World, documents: int = 400) -> list[UUID]:
 async def write_a_bit_of_everything(w: World, tenant: UUID) -> None:
     """As the application does: inserts, updates, deletes, child rows that move."""
     async with application(w, tenant) as sql:
-        await sql.execute(
-            "UPDATE users SET login_count = coalesce(login_count, 0) + 1, profile = '{\"a\": 1}'"
-        )
+        await sql.execute("UPDATE users SET login_count = coalesce(login_count, 0) + 1, profile = '[{}]'")
         new = uuid4()
         await sql.execute(
-            "INSERT INTO leads (id, tenant_id, email, data, score) VALUES ($1, $2, 'new@x', '{\"k\": [1]}', 2.5)",
+            "INSERT INTO leads (id, tenant_id, email, data, score) "
+            "VALUES ($1, $2, 'new@x', '{\"k\": [1]}', 2.5)",
             new,
             tenant,
         )
@@ -102,7 +101,7 @@ async def test_only_what_differs_is_written(services: Services, tmp_path: Path) 
         assert page is not None
         async with w.mongo.watch([{"$match": {"ns.coll": "pages"}}]) as changes:
             async with application(w, tenant) as sql:
-                await sql.execute("UPDATE pages SET title = 'another' WHERE id = $1", page["_id"])
+                await sql.execute("UPDATE pages SET title = 'another' WHERE id = $1", row_id(page["_id"]))
             await brought_back(w)
             change = await changes.next()
             assert change["operationType"] == "update"
@@ -112,9 +111,7 @@ async def test_only_what_differs_is_written(services: Services, tmp_path: Path) 
         assert now is not None and list(now) == list(page)
 
 
-async def test_ids_for_rows_that_are_born_here_are_objectids_there(
-    services: Services, tmp_path: Path
-) -> None:
+async def test_ids_for_rows_born_here_are_objectids_there(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w:
         made = [await w.value("SELECT crossfade.objectid_uuid()") for _ in range(300)]
         found = [uuid_to_objectid(UUID(int=one.int)) for one in made]

@@ -6,7 +6,7 @@ width of an integer. So the fields of an object that is kept keep their order an
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import bson
 from bson import Int64
@@ -39,8 +39,8 @@ def same(one: Any, other: Any) -> bool:
         left, right = cast("Document", one), cast("Document", other)
         return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
     if isinstance(one, list) and isinstance(other, list):
-        left, right = cast("list[Any]", one), cast("list[Any]", other)
-        return len(left) == len(right) and all(map(same, left, right))
+        items, others = cast("list[Any]", one), cast("list[Any]", other)
+        return len(items) == len(others) and all(map(same, items, others))
     if _integer(one) and _integer(other):
         return int(one) == int(other)
     return _bytes(one) == _bytes(other)
@@ -63,7 +63,8 @@ def merged(whole: Document, now: Document, wanted: Document) -> Document:
             continue
         old, new = now.get(name, _MISSING), wanted[name]
         if type(value) is dict and type(old) is dict and type(new) is dict:
-            result[name] = merged(value, cast("Document", old), cast("Document", new))
+            inner = cast("Document", value), cast("Document", old), cast("Document", new)
+            result[name] = merged(*inner)
         else:
             result[name] = value if old is not _MISSING and same(old, new) else new
     return result | {name: value for name, value in wanted.items() if name not in result}
@@ -88,7 +89,7 @@ def _path(above: str, name: str) -> str:
     return above + name
 
 
-def _integer(value: Any) -> bool:
+def _integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

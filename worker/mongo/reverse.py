@@ -7,23 +7,25 @@ from others (they are echoes). `crossfade.reverse_barrier` has the barriers that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from bson import Binary, Int64
 from bson.codec_options import CodecOptions
+from bson.errors import InvalidDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
-from pymongo.errors import BulkWriteError, CollectionInvalid, InvalidDocument, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, CollectionInvalid, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from topics import Collection, document_key
+from worker.errors import Fatal, Transient
 from worker.mapping.difference import NotByPath, difference, merged
 from worker.mongo import heartbeat
-from worker.mongo.client import RAW, Client, describe, transient
+from worker.mongo.client import RAW, Client, describe, told_clearly, transient
 
 COLLECTION = "reverse"
 NAMESPACE = f"{heartbeat.DATABASE}.{COLLECTION}"
@@ -61,7 +63,12 @@ class Refused(Exception):
 
 
 async def prepare(client: Client) -> None:
-    """Make our collections, where they are missing."""
+    """Make our collections, where they are missing. Errors as those of `told_clearly`."""
+    with told_clearly():
+        await _prepare(client)
+
+
+async def _prepare(client: Client) -> None:
     there = await client[heartbeat.DATABASE].list_collection_names()
     for name in (COLLECTION, _BARRIERS):
         if name not in there:
@@ -71,38 +78,46 @@ async def prepare(client: Client) -> None:
 
 
 async def greatest(client: Client) -> int:
-    """Return the greatest version that was ever written; 0: none."""
+    """Return the greatest version that was ever written; 0: none. Errors as those of `told_clearly`."""
     ledger = client[heartbeat.DATABASE].get_collection(COLLECTION, read_concern=ReadConcern("majority"))
-    newest = await ledger.find_one({}, {"version": 1}, sort=[("version", -1)])
+    with told_clearly():
+        newest = await ledger.find_one({}, {"version": 1}, sort=[("version", -1)])
     return int(newest["version"]) if newest else 0
 
 
 async def write(client: Client, writes: Sequence[Write]) -> Written:
     """Write documents in one transaction, which a majority has; one version of each at most.
 
-    `Refused` where MongoDB does not take one of them, and then none is written. Other errors are the
-    driver's; what `may_pass` may succeed when it is tried again.
+    `Refused` where MongoDB does not take one of them, and then none is written. `Transient` where the same
+    may succeed later, `Fatal` where a person must act.
     """
-    async with await client.start_session() as session:
-        try:
-            return await session.with_transaction(
-                lambda inner: _write(client, inner, writes),
-                read_concern=ReadConcern("snapshot"),
-                write_concern=_MAJORITY,
-            )
-        except (OperationFailure, InvalidDocument, OverflowError) as error:
-            if (why := _refusal(error)) is not None:
-                raise Refused(why) from None
-            raise
+    with _told():
+        async with await client.start_session() as session:
+            try:
+                return await session.with_transaction(
+                    lambda inner: _write(client, inner, writes),
+                    read_concern=ReadConcern("snapshot"),
+                    write_concern=_MAJORITY,
+                )
+            except (OperationFailure, InvalidDocument, OverflowError) as error:
+                if (why := _refusal(error)) is not None:
+                    raise Refused(why) from None
+                raise
 
 
-def may_pass(error: PyMongoError) -> bool:
-    """Whether the same transaction may succeed later."""
-    return (
-        transient(error)
-        or error.has_error_label("TransientTransactionError")
-        or error.has_error_label("UnknownTransactionCommitResult")
-    )
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except PyMongoError as error:
+        passing = ("TransientTransactionError", "UnknownTransactionCommitResult")
+        if transient(error) or any(map(error.has_error_label, passing)):
+            raise Transient(f"MongoDB does not take the way back ({describe(error)})") from None
+        raise Fatal(
+            f"MongoDB refuses the way back ({describe(error)})",
+            remedy="let the user of CROSSFADE_MONGO_URI write the mapped collections, bypassing their "
+            "validation, and database crossfade",
+        ) from None
 
 
 async def _write(client: Client, session: AsyncIOMotorClientSession, writes: Sequence[Write]) -> Written:
@@ -198,17 +213,25 @@ def _refusal(error: Exception) -> str | None:
 
 
 async def arrive(client: Client, barrier: UUID, topic: str, partition: int, partitions: int) -> None:
-    """Note that a barrier, and so all before it in its partition, has arrived; a majority has it then."""
+    """Note that a barrier, and so all before it in its partition, has arrived; a majority has it then.
+
+    `Transient` and `Fatal` as `write`.
+    """
     barriers = client[heartbeat.DATABASE].get_collection(_BARRIERS, write_concern=_MAJORITY)
-    await barriers.update_one(
-        {"_id": {"barrier": barrier, "topic": topic, "partition": partition}},
-        {"$set": {"barrier": barrier, "partitions": partitions}, "$currentDate": {"at": True}},
-        upsert=True,
-    )
+    with _told():
+        await barriers.update_one(
+            {"_id": {"barrier": barrier, "topic": topic, "partition": partition}},
+            {"$set": {"barrier": barrier, "partitions": partitions}, "$currentDate": {"at": True}},
+            upsert=True,
+        )
 
 
 async def arrived(client: Client, barrier: UUID) -> bool:
-    """Whether MongoDB has all that lay before a barrier in every partition of the reverse topics."""
+    """Whether MongoDB has all that lay before a barrier in every partition of the reverse topics.
+
+    Errors as those of `told_clearly`.
+    """
     barriers = client[heartbeat.DATABASE].get_collection(_BARRIERS, read_concern=ReadConcern("majority"))
-    found = await barriers.find({"_id.barrier": barrier}).to_list(None)
+    with told_clearly():
+        found = await barriers.find({"_id.barrier": barrier}).to_list(None)
     return bool(found) and len(found) >= max(one["partitions"] for one in found)

@@ -130,6 +130,31 @@ async def broken(connection: Connection, faults: Collection[Fault]) -> list[Faul
     return [Fault(*row) for row in rows]
 
 
+_AGAIN = """
+WITH due AS (
+    SELECT f.tenant_id, f.kind, f.namespace, f.subject, c.collection_id, t.epoch
+    FROM crossfade.way_back_fault f JOIN crossfade.collection c USING (namespace)
+    JOIN crossfade.tenant t USING (tenant_id)
+    WHERE f.kind <> 'unmapped' AND t.phase = 'postgres' LIMIT 1000 FOR SHARE OF t
+), gone AS (
+    DELETE FROM crossfade.way_back_fault f USING due WHERE (f.tenant_id, f.kind, f.namespace, f.subject)
+        = (due.tenant_id, due.kind, due.namespace, due.subject)
+)
+INSERT INTO crossfade.outbox (collection_id, row_id, tenant_id, epoch)
+SELECT DISTINCT collection_id, subject::uuid, tenant_id, epoch FROM due
+"""
+
+
+async def try_again(connection: Connection) -> int:
+    """Put documents that stand as faults into the outbox again; return how many.
+
+    Their faults are gone until they fail once more, which is noted before anything that is sent later
+    arrives: whoever asks after a barrier has arrived is told.
+    """
+    status = await connection.execute(_AGAIN)
+    return int(status.rpartition(" ")[2])
+
+
 _STANDING = """
 SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float8,
     (SELECT count(DISTINCT tenant_id) FROM crossfade.way_back_fault)

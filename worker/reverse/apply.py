@@ -9,16 +9,15 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from topics import EnvelopeError, Event, Operation, decode, document_key
 from worker import failpoints, metrics
 from worker.broker.faust_app import Acknowledge
-from worker.errors import Fatal
+from worker.errors import Fatal, Transient
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans
 from worker.mongo import reverse
-from worker.mongo.client import Client, describe
+from worker.mongo.client import Client
 from worker.mongo.reverse import Refused, Write, Written
 from worker.postgres.outbox import Fault
 from worker.retry import Backoff
@@ -116,15 +115,9 @@ class ReverseApplier:
                 refusals += 1
                 if len(writes) > 1 or refusals >= _REFUSED_TRIES:
                     raise
-            except PyMongoError as error:
-                if not reverse.may_pass(error):
-                    raise Fatal(
-                        f"MongoDB refuses what the way back writes ({describe(error)})",
-                        remedy="let the user of CROSSFADE_MONGO_URI write the mapped collections, and bypass "
-                        "their validation",
-                    ) from None
+            except Transient as error:
                 if not told:
-                    _log.warning("MongoDB does not take the way back, trying again", error=describe(error))
+                    _log.warning("MongoDB does not answer, trying again", error=error.message)
                 told = True
             await asyncio.sleep(delay)
         raise AssertionError
@@ -146,9 +139,7 @@ class ReverseApplier:
             try:
                 await reverse.arrive(self._client, barrier, topic, partition, partitions)
                 return
-            except PyMongoError as error:
-                if not reverse.may_pass(error):
-                    raise Fatal(f"MongoDB refuses a barrier ({describe(error)})") from None
+            except Transient:
                 await asyncio.sleep(delay)
 
 

@@ -45,6 +45,10 @@ class Places:
         self._numbers = numbers
         self._known: dict[tuple[int, UUID | None], Place | None] = {}
 
+    def namespace(self, number: int) -> str:
+        """Return the logical namespace of a collection; empty where the mapping no longer has it."""
+        return str(self._logical.get(number, ""))
+
     async def find(self, number: int, tenant: UUID) -> Place | None:
         """Return the place of a tenant's documents of a collection; None where MongoDB has none, or two.
 

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from topics import TopicNames, declare_reverse
 from worker import metrics
@@ -19,12 +18,11 @@ from worker.broker.producer import Producer, Takes
 from worker.errors import CrossfadeError, Fatal, ServiceUnavailable
 from worker.mapping import hashes, load
 from worker.mongo import reverse
-from worker.mongo.client import Client, connect, describe
+from worker.mongo.client import Client, connect
 from worker.postgres import mapping_versions, outbox
 from worker.postgres.connect import Connection
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.faults import FAULTS
-from worker.postgres.faults import describe as told
+from worker.postgres.faults import FAULTS, describe
 from worker.postgres.outbox import Fault
 from worker.retry import Backoff
 from worker.reverse.apply import ReverseApplier
@@ -58,7 +56,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             await _prepare(client, connection)
         except FAULTS as error:
             raise ServiceUnavailable(
-                f"PostgreSQL refuses the way back's start ({told(error)})",
+                f"PostgreSQL refuses the way back's start ({describe(error)})",
                 remedy="run `crossfade schema apply`, and check CROSSFADE_POSTGRES_DSN",
             ) from None
         kafka = await access(settings)
@@ -89,8 +87,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             too_slow=lambda: _fail(applier, "where to begin reading was not found out in time"),
             take=applier.take,
             assigned=lambda places: None,
-            missing=lambda count: applier.failed.get_loop().call_soon_threadsafe(
-                _fail, applier, f"Kafka does not list {count} of the reverse topics"
+            missing=lambda count: _fail_from_any_thread(
+                applier, f"Kafka does not list {count} of the reverse topics"
             ),
         )
         await _until(stop, publisher, applier, app, dsn)
@@ -99,14 +97,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _prepare(client: Client, connection: Connection) -> None:
     """Make our collections in MongoDB, and see to it that versions go on from those that it knows (R4)."""
-    try:
-        await reverse.prepare(client)
-        known = await reverse.greatest(client)
-    except PyMongoError as error:
-        raise ServiceUnavailable(
-            f"MongoDB does not take the way back's ledger ({describe(error)})",
-            remedy="allow the user to write database crossfade",
-        ) from None
+    await reverse.prepare(client)
+    known = await reverse.greatest(client)
     if await outbox.not_below(connection, known, MARGIN):
         _log.warning("MongoDB knows versions that PostgreSQL has forgotten: going on above them", known=known)
 
@@ -130,7 +122,7 @@ async def _until(
             publishing.result()
         except FAULTS as error:
             # What the session held is free: another publisher, or this one begun again, sends it anew (R2).
-            raise Fatal(f"PostgreSQL ended the publisher's session ({told(error)})") from None
+            raise Fatal(f"PostgreSQL ended the publisher's session ({describe(error)})") from None
     if not stopping.done():
         raise Fatal(f"the Kafka consumer ended ({type(app.crash_reason).__name__})", remedy="start it again")
     leaving = asyncio.create_task(app.stop())
@@ -151,6 +143,10 @@ async def _by_group(earliest: Mapping[tuple[str, int], int]) -> Mapping[tuple[st
 def _fail(applier: ReverseApplier, reason: str) -> None:
     if not applier.failed.done():
         applier.failed.set_exception(Fatal(reason, remedy="beginning again"))
+
+
+def _fail_from_any_thread(applier: ReverseApplier, reason: str) -> None:
+    applier.failed.get_loop().call_soon_threadsafe(_fail, applier, reason)
 
 
 class _Faults:

@@ -37,6 +37,7 @@ _log = structlog.get_logger()
 
 AT_ONCE = 500  # rows of the outbox in one transaction
 LOOK_EVERY = 0.02  # seconds between looks into an empty outbox
+AGAIN_EVERY = 15.0  # seconds between tries of what MongoDB refused, or could not be read
 _SENDING = frozenset({"postgres", "rolling_back"})
 _PART = 8 * 1024 * 1024  # bytes that are sent before the next documents are encoded
 _SETTINGS = """
@@ -79,7 +80,13 @@ class ReversePublisher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop``. Errors of any service are raised, and nothing is lost."""
+        clock = asyncio.get_running_loop()
+        again_at = clock.time() + AGAIN_EVERY
         while not stop.is_set():
+            if clock.time() >= again_at:
+                await outbox.try_again(self._connection)
+                self._unmapped.clear()  # columns may have been added
+                again_at = clock.time() + AGAIN_EVERY
             if await outbox.waiting(self._connection):
                 await self._publish()
             else:
@@ -118,7 +125,7 @@ class ReversePublisher:
                     Fault(
                         one.tenant_id,
                         "nowhere",
-                        str(one.collection_id),
+                        self._places.namespace(one.collection_id),
                         str(one.row_id),
                         "MongoDB has no collection for this tenant's documents, or has two",
                     )
