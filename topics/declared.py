@@ -49,7 +49,7 @@ def declare(
     retention_ms: int = _WEEK_MS,
     max_message_bytes: int = LARGEST_RECORD,
 ) -> list[Topic]:
-    """Return every topic that a migration of these collections uses, in a stable order."""
+    """Return every topic that brings these collections to PostgreSQL, in a stable order."""
     topics: list[Topic] = []
     for collection in collections:
         for name, holds in (
@@ -69,3 +69,28 @@ def declare(
                 )
             )
     return topics
+
+
+def declare_reverse(
+    names: TopicNames,
+    collections: Iterable[Collection],
+    *,
+    partitions: int,
+    replication: int,
+    retention_ms: int = _WEEK_MS,
+    max_message_bytes: int = LARGEST_RECORD,
+) -> list[Topic]:
+    """Return every topic of the way back of these collections, in a stable order."""
+    return [
+        Topic(
+            name=names.reverse(collection),
+            partitions=partitions,
+            replication=replication,
+            retention_ms=retention_ms,
+            max_message_bytes=max_message_bytes,
+            produced_by="reverse",
+            consumed_by="reverse",
+            holds=f"documents of {collection} as PostgreSQL has them, and barriers of rollbacks",
+        )
+        for collection in collections
+    ]

@@ -11,9 +11,15 @@
 | `t` | timestamp | clusterTime of the change, or atClusterTime of the snapshot read |
 | `n` | int32 | position among the events of `t` for the same document; 2147483647 for a snapshot read |
 | `wall` | date | when the change was made (MongoDB's clock), or when the snapshot was read |
-| `src` | string | `copy`, `stream`, `repair`, `replay` |
-| `origin` | document | `inc`: the publisher's incarnation (UUID); a transaction's `lsid`, `txn` |
-| `tenants` | array of UUID | tenants under which its rows were seen; optional, only with `repair` |
+| `src` | string | `copy`, `stream`, `repair`, `replay`, `reverse` |
+| `origin` | document | `inc`: the publisher's incarnation (UUID); a transaction's `lsid`, `txn`; `echo` |
+| `tenants` | array of UUID | tenants under which its rows were seen; only with `repair`, `reverse` |
+
+`origin.echo` is true for a change in MongoDB that the way back made; else it is not there.
+
+Events of the way back (`reverse`) are of a document as PostgreSQL's rows make it. Their version is no
+clusterTime but a number drawn from one sequence in PostgreSQL, which `t` holds as its 64 bits; `n` is 0. It
+is compared with others of the way back alone.
 
 An unknown field is ignored. An unknown `v`, `op` or `src`, or a field that is missing or of another type, is
 an `EnvelopeError`.
@@ -69,6 +75,7 @@ class Source(StrEnum):
     STREAM = "stream"
     REPAIR = "repair"
     REPLAY = "replay"
+    REVERSE = "reverse"  # the way back: from PostgreSQL's rows to MongoDB
 
 
 class Version(NamedTuple):
@@ -95,17 +102,23 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an event comes from: the stream's incarnation, and its transaction where it has one."""
+    """Where an event comes from: the stream's incarnation, and its transaction where it has one.
+
+    ``echo``: the way back wrote it into MongoDB.
+    """
 
     incarnation: UUID
     session: Any = None
     transaction: int | None = None
+    echo: bool = False
 
     def to_bson(self) -> dict[str, Any]:
         """Return the origin as the envelope holds it."""
         document: dict[str, Any] = {"inc": self.incarnation}
         if self.transaction is not None:
             document |= {"lsid": self.session, "txn": self.transaction}
+        if self.echo:
+            document["echo"] = True
         return document
 
 
@@ -135,6 +148,7 @@ class Event:
 # Looked up for every event: a third of the cost of calling the enum.
 _OPERATIONS = {member.value: member for member in Operation}
 _SOURCES = {member.value: member for member in Source}
+_LOOKED = (Source.REPAIR, Source.REVERSE)  # their senders have seen rows
 
 
 def encode(event: Event) -> bytes:
@@ -198,7 +212,7 @@ def decode(value: bytes) -> Event:
         origin=_origin(_document(record, "origin")),
         document=document,
         size=size,
-        tenants=_tenants(record) if source is Source.REPAIR and "tenants" in record else (),
+        tenants=_tenants(record) if source in _LOOKED and "tenants" in record else (),
     )
 
 
@@ -221,7 +235,10 @@ def _origin(origin: dict[str, Any]) -> Origin:
     incarnation = _field(origin, "inc", UUID)
     if "txn" not in origin:
         return Origin(incarnation)
-    return Origin(incarnation, _document(origin, "lsid"), _field(origin, "txn", int))
+    echo = origin.get("echo", False)
+    if echo not in (True, False):
+        raise EnvelopeError("field echo is no boolean")
+    return Origin(incarnation, _document(origin, "lsid"), _field(origin, "txn", int), echo)
 
 
 def _tenants(record: Mapping[str, Any]) -> tuple[UUID, ...]:

@@ -1,4 +1,4 @@
-"""Names of topics: one stream topic and one copy topic for each collection."""
+"""Names of topics: a stream topic, a copy topic and a reverse topic for each collection."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 _LEGAL = re.compile(r"[A-Za-z0-9._-]+")
 _LONGEST = 249
 _COPY = ".copy"
+_REVERSE = "reverse"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,8 +49,12 @@ class TopicNames:
         """Return the topic of the collection's copy."""
         return self._legal(f"{self.prefix}.{collection}{_COPY}")
 
+    def reverse(self, collection: Collection) -> str:
+        """Return the topic of the collection's way back, from PostgreSQL to MongoDB."""
+        return self._legal(f"{self.prefix}.{_REVERSE}.{collection}")
+
     def namespaces(self, collections: Iterable[Collection]) -> dict[str, str]:
-        """Return the namespace that each topic of these collections belongs to."""
+        """Return the namespace that each topic which apply reads of these collections belongs to."""
         return {
             topic: str(collection)
             for collection in collections

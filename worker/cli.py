@@ -154,6 +154,17 @@ def apply() -> None:
 
 
 @main.command()
+def reverse() -> None:
+    """Bring what the application writes in PostgreSQL to MongoDB as well, until stopped.
+
+    For tenants that have been switched and are not yet complete. Start more to share the partitions.
+    """
+    from worker.reverse.process import run
+
+    _serve("reverse", run)
+
+
+@main.command()
 @click.option("--once", is_flag=True, help="Compare everything once, and end: exit 0 only when equal.")
 @click.option("--tenant", type=click.UUID, help="Compare one tenant's documents and rows once.")
 @click.option(

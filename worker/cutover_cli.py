@@ -18,8 +18,9 @@ from worker.cutover.ground import Ground, opened
 from worker.cutover.hooks import Hooks
 from worker.cutover.move import Move, Options, Result
 from worker.errors import ConfigurationError, SchemaError, UsageError
+from worker.mapping import hashes
 from worker.mapping import load as load_mapping
-from worker.postgres import audit, fences, phases
+from worker.postgres import audit, capture, fences, mapping_versions, phases
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
@@ -55,7 +56,7 @@ def cutover() -> None:
 
 @cutover.command()
 def prepare() -> None:
-    """Install the fences: triggers on the mapped tables, which refuse tenants that are at home in MongoDB.
+    """Install the fences, and what captures writes for the way back: triggers on the mapped tables.
 
     Needs CROSSFADE_POSTGRES_ADMIN_DSN. From then on the application can write a tenant's rows in PostgreSQL
     only after its cutover. Takes each table's lock for an instant, and gives up where it waits for 2 s.
@@ -76,7 +77,10 @@ async def _prepare(settings: Settings, dsn: str) -> int:
     try:
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '2s'")
-            return await fences.install(connection, mapping)
+            changed = await fences.install(connection, mapping)
+            numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
+            await capture.install_capture(connection, mapping, numbers)
+            return changed
     except FAULTS as error:
         raise SchemaError(
             f"the fences could not be installed ({describe(error)})",
@@ -130,35 +134,10 @@ async def _check(settings: Settings, tenants: Sequence[UUID]) -> list[Check]:
 @cutover.command(name="run")
 @click.argument("tenants", nargs=-1, type=click.UUID)
 @click.option("--all", "every", is_flag=True, help="Every tenant that is at home in MongoDB.")
-@click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none.")
-@click.option("--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves at a time.")
-@click.option(
-    "--rehearse", is_flag=True, help="Do everything up to the decision, then abort; tell the pause."
-)
-@click.option(
-    "--deadline",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.05, 60),
-    help="Longest pause, seconds.",
-)
-@click.option(
-    "--window",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Try again for so many seconds.",
-)
 @click.option(
     "--force", "forced", multiple=True, type=click.Choice(checks.FORCIBLE), help="Overrule a check."
 )
-@click.option("--reason", default="cutover", help="Why; noted with each change of phase.")
-@click.option("--before", default="", help="A shell command before each transition; where it fails, abort.")
-@click.option("--after", default="", help="A shell command after each move.")
-@click.option(
-    "--hook-within", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Its time, seconds."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object for each move.")
+@move_report.options
 def run_(
     tenants: tuple[UUID, ...],
     every: bool,
@@ -192,7 +171,7 @@ def run_(
         deadline=deadline,
         fence_within=min(0.4, deadline / 2),
         rehearse=rehearse,
-        reason=reason,
+        reason=reason or "cutover",
         hooks=Hooks(before, after, hook_within),
     )
     results = asyncio.run(_run(load(), tenants, group, at_once, options, window, forced))

@@ -40,6 +40,11 @@ CUTOVER_ABORTING = "cutover.aborting"
 ROLLBACK_CLOSED = "rollback.closed"
 ROLLBACK_VERIFIED = "rollback.verified"
 ROLLBACK_DECIDED = "rollback.decided"
+REVERSE_AFTER_TAKE = "reverse.after_take"
+REVERSE_AFTER_READ = "reverse.after_read"
+REVERSE_AFTER_SEND = "reverse.after_send"
+REVERSE_AFTER_COMMIT = "reverse.after_commit"
+REVERSE_AFTER_WRITE = "reverse.after_write"
 
 NAMES = frozenset(
     {
@@ -68,6 +73,11 @@ NAMES = frozenset(
         ROLLBACK_CLOSED,
         ROLLBACK_VERIFIED,
         ROLLBACK_DECIDED,
+        REVERSE_AFTER_TAKE,
+        REVERSE_AFTER_READ,
+        REVERSE_AFTER_SEND,
+        REVERSE_AFTER_COMMIT,
+        REVERSE_AFTER_WRITE,
     }
 )
 EXIT_CODE = 86

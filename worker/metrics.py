@@ -70,7 +70,8 @@ class Countdown(Known):
 
 
 PUBLISH, APPLY, RECONCILE = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
-REGISTRIES = {"publish": PUBLISH, "apply": APPLY, "reconcile": RECONCILE}
+REVERSE = CollectorRegistry()
+REGISTRIES = {"publish": PUBLISH, "apply": APPLY, "reconcile": RECONCILE, "reverse": REVERSE}
 """What each role serves."""
 
 # counter, events: documents' events given to Kafka, by collection and source (copy, stream)
@@ -218,12 +219,59 @@ END_TO_END_LAG = Age(
 )
 
 
+# counter, documents: given to Kafka on the way back, by collection
+REVERSE_SENT = Counter(
+    "crossfade_reverse_sent_total",
+    "Documents given to Kafka on the way back",
+    ["collection"],
+    registry=REVERSE,
+)
+# counter, documents: read from Kafka on the way back, by collection and what became of them
+REVERSE_WRITTEN = Counter(
+    "crossfade_reverse_written_total",
+    "Documents of the way back by outcome: changed, equal, superseded or refused",
+    ["collection", "outcome"],
+    registry=REVERSE,
+)
+# histogram, seconds: from the application's write in PostgreSQL, by that clock, to MongoDB's majority
+REVERSE_LAG = Histogram(
+    "crossfade_reverse_lag_seconds",
+    "From a write in PostgreSQL until a majority of MongoDB has it, of each chunk's last document",
+    buckets=_LAG_BUCKETS,
+    registry=REVERSE,
+)
+# gauge, rows: waiting in the outbox
+REVERSE_OUTBOX = Known("crossfade_reverse_outbox_rows", "Rows that wait in the outbox", REVERSE)
+# gauge, seconds: how long the first row of the outbox has been waiting; 0: none does
+REVERSE_WAITING = Known(
+    "crossfade_reverse_waiting_seconds", "How long the first row of the outbox has been waiting", REVERSE
+)
+# gauge, tenants: whose way back is broken
+REVERSE_BROKEN = Known("crossfade_reverse_broken_tenants", "Tenants whose way back is broken", REVERSE)
+# counter, events: changes of MongoDB that the way back made, met again by the publisher, by collection
+ECHOES = Counter(
+    "crossfade_publish_echoes_total",
+    "Changes that the way back made, given to Kafka as echoes",
+    ["collection"],
+    registry=PUBLISH,
+)
+
+
+def reverse_begins(collections: Iterable[str]) -> None:
+    """Make the counters of the way back, so that the first event is an increase and not a new series."""
+    for collection in collections:
+        REVERSE_SENT.labels(collection)
+        for outcome in ("changed", "equal", "superseded", "refused"):
+            REVERSE_WRITTEN.labels(collection, outcome)
+
+
 def publish_begins(collections: Iterable[str]) -> None:
     """Make the counters of a publisher, so that the first event is an increase and not a new series."""
     for source in ("copy", "stream"):
         PUBLISHED_BYTES.labels(source)
     for collection in collections:
         ABSENT.labels(collection)
+        ECHOES.labels(collection)
         REFERENCES.labels(collection)
         COPIED.labels(collection)
         REMOVED.labels(collection)

@@ -32,12 +32,8 @@ def options(command: F) -> F:
     for option in reversed(
         (
             click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none."),
-            click.option(
-                "--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves."
-            ),
-            click.option(
-                "--rehearse", is_flag=True, help="Do all up to the decision, abort, tell the pause."
-            ),
+            click.option("--at-once", default=1, show_default=True, type=click.IntRange(1, 50)),
+            click.option("--rehearse", is_flag=True, help="Do all but decide; tell the pause."),
             click.option(
                 "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
             ),
@@ -49,9 +45,7 @@ def options(command: F) -> F:
                 help="Try again for so many seconds.",
             ),
             click.option("--reason", default="", help="Why; noted with each change of phase."),
-            click.option(
-                "--before", default="", help="A shell command before each transition; it may refuse."
-            ),
+            click.option("--before", default="", help="A shell command before it, which may refuse."),
             click.option("--after", default="", help="A shell command after each move."),
             click.option(
                 "--hook-within",
@@ -60,9 +54,7 @@ def options(command: F) -> F:
                 type=click.FloatRange(0.1),
                 help="Time of such a command, seconds.",
             ),
-            click.option(
-                "--json", "as_json", is_flag=True, help="Print a JSON array, an object for each move."
-            ),
+            click.option("--json", "as_json", is_flag=True, help="Print a JSON array."),
         )
     ):
         command = option(command)

@@ -23,32 +23,7 @@ from worker.settings import Settings, load
 
 @click.command()
 @click.argument("tenants", nargs=-1, required=True, type=click.UUID)
-@click.option("--group", is_flag=True, help="Bring these tenants back as one: all of them, or none.")
-@click.option("--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves at a time.")
-@click.option(
-    "--rehearse", is_flag=True, help="Do everything up to the decision, then go back; tell the pause."
-)
-@click.option(
-    "--deadline",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0.05, 60),
-    help="Longest pause, seconds.",
-)
-@click.option(
-    "--window",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Try again for so many seconds.",
-)
-@click.option("--reason", default="rollback", help="Why; noted with each change of phase.")
-@click.option("--before", default="", help="A shell command before it; where it fails, nothing is changed.")
-@click.option("--after", default="", help="A shell command after each move.")
-@click.option(
-    "--hook-within", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Its time, seconds."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object for each move.")
+@move_report.options
 def rollback(
     tenants: tuple[UUID, ...],
     group: bool,
@@ -73,7 +48,10 @@ def rollback(
       crossfade rollback TENANT
     """
     options = Options(
-        deadline=deadline, rehearse=rehearse, reason=reason, hooks=Hooks(before, after, hook_within)
+        deadline=deadline,
+        rehearse=rehearse,
+        reason=reason or "rollback",
+        hooks=Hooks(before, after, hook_within),
     )
     groups = [list(tenants)] if group else [[one] for one in tenants]
 
@@ -157,20 +135,14 @@ async def _tenants(
                     "epoch": one.epoch,
                     "by": f"{one.database_user} {one.os_user}",
                     "reason": one.reason,
-                    "evidence": one.evidence
-                    if "sums" not in one.evidence
-                    else {**one.evidence, "sums": "..."},
+                    "evidence": one.evidence,
                 }
                 for one in await phases.history(ground.control, history, limit)
             ]
         found: list[dict[str, Any]] = []
         for one in (await phases.read(ground.control)).values():
             if wanted in (None, one.phase) and len(found) < limit:
-                broken = (
-                    bool(await outbox.faults(ground.control, one.tenant))
-                    if one.phase == "postgres"
-                    else False
-                )
+                broken = one.phase == "postgres" and await outbox.faults(ground.control, one.tenant)
                 found.append(
                     {
                         "tenant": str(one.tenant),

@@ -144,6 +144,10 @@ class Settings(_Sources):
         "row) becomes a dead letter; the time of copies and of apply's lag does not count",
     )
 
+    reverse_group: str = Field(
+        "crossfade-reverse", description="Kafka consumer group of the processes that write the way back"
+    )
+
     reconcile_chunk: int = Field(1000, ge=1, le=10_000, description="documents compared at once")
     reconcile_rate: float = Field(
         0, ge=0, description="documents and rows a second that full generations read at most; 0: no limit"

@@ -21,6 +21,7 @@ from topics import (
     TopicNames,
     Version,
     declare,
+    declare_reverse,
     decode,
     document_key,
     encode,
@@ -46,7 +47,7 @@ def event_of(one: Example) -> Event:
         version=Version.of(value["t"], value["n"]),
         wall=value["wall"],
         source=Source(value["src"]),
-        origin=Origin(origin["inc"], origin.get("lsid"), origin.get("txn")),
+        origin=Origin(origin["inc"], origin.get("lsid"), origin.get("txn"), origin.get("echo", False)),
         document=value.get("doc"),
         size=value.get("size"),
         tenants=tuple(value.get("tenants", ())),
@@ -81,8 +82,8 @@ def test_a_documents_record_has_its_topic_and_partition(one: Example) -> None:
         assert one.partition is None
         return
     names, collection = TopicNames(), Collection.parse(one.value["ns"])
-    copied = one.value["src"] == "copy"
-    assert one.topic == (names.copy if copied else names.stream)(collection)
+    of = {"copy": names.copy, "reverse": names.reverse}.get(one.value["src"], names.stream)
+    assert one.topic == of(collection)
     assert one.partition is not None
     partition, partitions = one.partition
     assert partition_of(one.key_bytes, partitions) == partition
@@ -250,5 +251,6 @@ def test_retention_and_largest_message_can_be_given() -> None:
 
 
 def test_events_are_addressed_to_declared_topics() -> None:
-    declared = {topic.name for topic in declare(TopicNames(), [PAGES], partitions=4, replication=1)}
+    both = (declare, declare_reverse)
+    declared = {one.name for of in both for one in of(TopicNames(), [PAGES], partitions=4, replication=1)}
     assert {one.topic for one in EXAMPLES} <= declared

@@ -1,4 +1,4 @@
-"""A tenant moves while the application writes; afterwards MongoDB refuses it and PostgreSQL takes its writes."""
+"""A tenant moves while the application writes: MongoDB refuses it then, and PostgreSQL takes its writes."""
 
 from __future__ import annotations
 

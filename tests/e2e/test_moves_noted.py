@@ -48,9 +48,11 @@ async def test_barriers_and_what_changes_while_a_tenant_drains_are_noted_with_th
         )
         changed = await w.mongo["leads"].find_one({"tenantId": first})
         other = await w.mongo["leads"].find_one({"tenantId": second})
+        assert changed is not None and other is not None
         for lead in (changed, other):
             await w.mongo["leads"].update_one({"_id": lead["_id"]}, {"$set": {"name": "changed"}})
         gone = await w.mongo["leads"].find_one_and_delete({"tenantId": first, "_id": {"$ne": changed["_id"]}})
+        assert gone is not None
         barrier, incarnation = uuid4(), uuid4()
         await _send(w, f"{w.name}.{w.name}.leads", {"barrier": barrier, "partitions": 2}, incarnation)
         await _send(w, f"{w.name}.{w.name}.leads", {"barrier": barrier, "partitions": 2}, incarnation)

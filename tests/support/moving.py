@@ -29,7 +29,7 @@ async def moving(
     async with world(services, directory) as w:
         w.env |= env
         await w.load(documents, tenants=tenants)
-        for role in ("publish", "apply"):
+        for role in ("publish", "apply", "reverse"):
             await w.start(role, role)
         await w.settled()
         await w.start("reconcile", "reconcile")
@@ -61,7 +61,7 @@ async def phase(w: World, tenant: UUID) -> str:
 async def until_phase(w: World, tenant: UUID, *wanted: str, seconds: float = PATIENCE) -> None:
     """Wait until a tenant is in one of these phases."""
     async with asyncio.timeout(seconds):
-        while await phase(w, tenant) not in wanted:
+        while await phase(w, tenant) not in wanted:  # noqa: ASYNC110 - other processes change it
             await asyncio.sleep(0.02)
 
 

@@ -64,6 +64,7 @@ class World:
             "CROSSFADE_MAPPING": str(self.mapping_file),
             "CROSSFADE_TOPIC_PREFIX": self.name,
             "CROSSFADE_APPLY_GROUP": self.name,
+            "CROSSFADE_REVERSE_GROUP": f"{self.name}-reverse",
             "CROSSFADE_PUBLISHER": self.name,
             "CROSSFADE_TOPIC_PARTITIONS": str(PARTITIONS),
             "CROSSFADE_LOG_FORMAT": "json",
@@ -168,13 +169,16 @@ class World:
         return await connection.fetchval(query, len(self.mapping.collections))
 
     async def ends(self, streams: int | None = None) -> dict[tuple[str, int], int]:
-        """Return every partition's end. A broker that has just started may not list all."""
+        """Return the end of every partition that apply reads. A new broker may not list all."""
         ends: dict[TopicPartition, int] = {}
         copies = len(self.mapping.collections) * PARTITIONS
         while len(ends) < copies + (streams or copies):
-            async with self._consumer() as (consumer, partitions):
+            async with self._consumer(self._forward) as (consumer, partitions):
                 ends = await consumer.end_offsets(partitions)
         return {(place.topic, place.partition): end for place, end in ends.items()}
+
+    def _forward(self, topic: str) -> bool:
+        return not topic.startswith(f"{self.name}.reverse.")
 
     async def _applied(
         self, connection: asyncpg.Connection, ends: dict[tuple[str, int], int]

@@ -62,6 +62,8 @@ def item(
     size: object = 1,
     offset: int = 0,
     stands_for: int = 0,
+    source: Source = Source.STREAM,
+    echo: bool = False,
 ) -> Item:
     document = None
     if operation is Operation.UPSERT:
@@ -72,8 +74,8 @@ def item(
         id=document_id,
         version=Version(time, order),
         wall=datetime.now(UTC),
-        source=Source.STREAM,
-        origin=Origin(uuid4()),
+        source=source,
+        origin=Origin(uuid4(), {"id": uuid4()}, 1, echo) if echo else Origin(uuid4()),
         document=document,
         size=stands_for if operation is Operation.REFERENCE else None,
     )
@@ -110,11 +112,42 @@ def test_a_refetched_document_may_come_at_the_version_it_had() -> None:
     assert decide(item(uuid4(), 10, 4), known, home(TENANT)) is Outcome.SUPERSEDED
 
 
-@pytest.mark.parametrize("phase", ["postgres", "complete", "rolling_back"])
-def test_no_row_changes_when_any_tenant_involved_has_left(phase: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "outcome"),
+    [("postgres", Outcome.DEAD), ("complete", Outcome.DEAD), ("rolling_back", Outcome.PARKED)],
+)
+def test_no_row_changes_when_any_tenant_involved_has_left(phase: str, outcome: Outcome) -> None:
     known = LedgerRow(OTHER, Version(1, 0), "live")
     phases = home(TENANT) | home(OTHER, phase=phase)
-    assert decide(item(uuid4(), 5), known, phases) is Outcome.SWITCHED
+    assert decide(item(uuid4(), 5), known, phases) is outcome
+    for source in (Source.COPY, Source.REPAIR, Source.REPLAY):  # never rogue
+        assert decide(item(uuid4(), 5, source=source), known, phases) is Outcome.SWITCHED
+
+
+@pytest.mark.parametrize("phase", ["mongo", "postgres", "rolling_back"])
+def test_an_echo_tells_the_ledger_in_every_phase(phase: str) -> None:
+    known = LedgerRow(TENANT, Version(5, 0), "live")
+    assert decide(item(uuid4(), 6, echo=True), known, home(TENANT, phase=phase)) is Outcome.ECHO
+    assert decide(item(uuid4(), 6, echo=True), None, home(TENANT, phase=phase, floor=9)) is Outcome.ECHO
+    assert decide(item(uuid4(), 5, echo=True), known, home(TENANT, phase=phase)) is Outcome.SUPERSEDED
+
+
+def test_an_echo_that_is_late_tells_a_tombstone_its_tenant() -> None:
+    late = item(uuid4(), 5, echo=True)
+    for state, tenant, outcome in (
+        ("deleted", None, Outcome.ECHO),
+        ("deleted", TENANT, Outcome.SUPERSEDED),
+        ("live", None, Outcome.SUPERSEDED),
+    ):
+        assert decide(late, LedgerRow(tenant, Version(6, 0), state), home(TENANT)) is outcome
+
+
+def test_an_echo_beside_another_event_of_its_document_is_judged_alone() -> None:
+    one = uuid4()
+    echo, deleted = item(one, 5, echo=True), item(one, 6, operation=Operation.DELETE)
+    with pytest.raises(SeveralDocuments):
+        fold([echo, deleted])
+    assert list(rounds([deleted, echo])) == [[echo], [deleted]]
 
 
 def test_nothing_at_or_below_the_floor_changes_a_row() -> None:

@@ -47,12 +47,19 @@ WRITABLE = frozenset({"mongo", "draining", "aborting", "opening"})
 """Phases in which forward events may change a tenant's rows (PROTOCOL.md A4)."""
 
 
+ROGUE, ROLLING_BACK = "rogue", "rolling_back"
+"""Kinds of dead letters: what a raw client wrote, and what is parked until a rollback is decided (A5, A7)."""
+
+
 UNREADABLE = (KeyError, ValueError, TypeError, OverflowError, RecursionError, BSONError)
 """What a document may raise that no mapping foresaw."""
 
 
 class SeveralDocuments(Exception):
-    """Events of one key are not of one document: each must be judged by the ledger, one after the other."""
+    """Events of one key must each be judged by the ledger, one after the other.
+
+    They are not of one document; or some are echoes, which tell the ledger what the others are judged by.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,11 @@ class Item:
     def repairs(self) -> bool:
         """Whether the rows may be others than the ledger tells."""
         return self.event is not None and self.event.source is Source.REPAIR
+
+    @property
+    def echo(self) -> bool:
+        """Whether the way back caused the event."""
+        return self.event is not None and self.event.origin.echo
 
     @property
     def version(self) -> Version:
@@ -193,14 +205,14 @@ def parts(items: Sequence[Item], most: int) -> Iterator[tuple[list[Item], int]]:
 def fold(items: Iterable[Item]) -> list[Item]:
     """Return the newest undecided event of each document, in the ledger's order.
 
-    Raises `SeveralDocuments` where two documents have one key.
+    Raises `SeveralDocuments` where two documents have one key, or an echo stands beside another event.
     """
     newest: dict[Key, Item] = {}
     for item in items:
         if item.outcome is not None or item.key is None:
             continue
         other = newest.get(item.key)
-        if other is not None and not same_document(item, other):
+        if other is not None and (item.echo != other.echo or not same_document(item, other)):
             raise SeveralDocuments
         if other is None or item.version > other.version:
             newest[item.key] = item
@@ -272,17 +284,48 @@ def overtaken(item: Item, known: LedgerRow | None) -> bool:
     return item.version <= known.version
 
 
+def late_echo(item: Item, known: LedgerRow | None) -> bool:
+    """Whether an echo tells a tombstone the tenant that it never knew (PROTOCOL.md A6)."""
+    return (
+        item.echo
+        and item.rows is not None
+        and known is not None
+        and known.tenant_id is None
+        and known.state == "deleted"
+        and overtaken(item, known)
+    )
+
+
 def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:
-    """Return what becomes of an event, from the ledger's row and the phases of all tenants involved."""
+    """Return what becomes of an event, from the ledger's row and the phases of all tenants involved.
+
+    DEAD is a rogue event, PARKED one that waits for the end of a rollback: see `judge`.
+    """
+    if late_echo(item, known):
+        return Outcome.ECHO
     if overtaken(item, known):
         return Outcome.SUPERSEDED
-    for tenant in tenants_of(item, known):
-        phase = phases[tenant]
-        if phase.phase not in WRITABLE:
-            return Outcome.SWITCHED
-        if item.version.time <= phase.floor:
-            return Outcome.SUPERSEDED
-    return Outcome.APPLIED
+    if item.echo:
+        return Outcome.ECHO
+    involved = [phases[tenant] for tenant in tenants_of(item, known)]
+    if any(item.version.time <= phase.floor for phase in involved):
+        return Outcome.SUPERSEDED
+    if all(phase.phase in WRITABLE for phase in involved):
+        return Outcome.APPLIED
+    assert item.event is not None
+    if item.event.source is not Source.STREAM:
+        return Outcome.SWITCHED
+    undecided = any(phase.phase == "rolling_back" for phase in involved)
+    return Outcome.PARKED if undecided else Outcome.DEAD
+
+
+def judge(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> None:
+    """Give an event the outcome that `decide` returns, with kind and reason where it needs them."""
+    item.outcome = decide(item, known, phases)
+    if item.outcome is Outcome.DEAD:
+        item.fail(Outcome.DEAD, ROGUE, "written in MongoDB after its tenant had left it")
+    elif item.outcome is Outcome.PARKED:
+        item.fail(Outcome.PARKED, ROLLING_BACK, "its tenant is being rolled back")
 
 
 def tenants_of(item: Item, known: LedgerRow | None) -> set[UUID]:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from topics import id_to_bson, key_to_id
-from worker.apply.batch import UNREADABLE, Item, Outcome, collides, overtaken, same_id
+from worker.apply.batch import ROGUE, ROLLING_BACK, UNREADABLE, Item, Outcome, collides, overtaken, same_id
 from worker.mapping import Unmappable
 from worker.mapping.ids import reversible
 from worker.postgres import dead_letters, ledger
@@ -32,7 +32,9 @@ async def settle(connection: Connection, batch_id: int, items: Sequence[Item], *
         if overtaken(item, row) and not collides(item, row):
             item.outcome = Outcome.SUPERSEDED
             continue
-        if item.outcome is Outcome.PARKED and item.parked is not None and item.parked.overdue:
+        overdue = item.parked is not None and item.parked.overdue and item.kind != ROLLING_BACK
+        if item.outcome is Outcome.PARKED and overdue:
+            assert item.parked is not None
             tries = item.parked.attempts + 1
             item.fail(Outcome.DEAD, item.kind, f"{item.reason}; still so after {tries} tries")
         tenants[id(item)] = _tenant(item, row)
@@ -81,7 +83,12 @@ def _kept(document_id: bytes) -> bytes | None:
 
 
 def _tenant(item: Item, known: LedgerRow | None) -> UUID | None:
-    """Return the tenant that a letter holds back; None holds back all."""
+    """Return the tenant that a letter holds back; None holds back all.
+
+    A rogue event is of the tenant that the document has in PostgreSQL, whatever it names itself.
+    """
+    if item.kind in (ROGUE, ROLLING_BACK) and known is not None and known.tenant_id is not None:
+        return known.tenant_id
     if item.rows is not None:
         return item.rows.tenant_id
     if item.event is None or item.mapped is None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from topics import Operation
-from worker.apply.batch import Item, Outcome, tenants_of
-from worker.postgres.ledger import Key, LedgerRow, Phase
+from worker.apply.batch import ROGUE, WRITABLE, Item, Outcome, tenants_of
+from worker.postgres.ledger import Entry, Key, LedgerRow, Phase
 from worker.postgres.moves import Arrival, Draining
+from worker.postgres.outbox import Noted
 
 
 def barriers(items: Iterable[Item]) -> list[Arrival]:
@@ -40,3 +41,36 @@ def draining(
             if (phase := phases[tenant]).phase == "draining":
                 found.append(Draining(tenant, phase.epoch, item.key))
     return found
+
+
+_AWAY = ("postgres", "complete")
+
+
+def rogue(items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping[UUID, Phase]) -> list[Noted]:
+    """Return the documents that rogue events changed in MongoDB, for the way back to restore (A5).
+
+    Where the ledger has a tenant that is at home, its document is not ours to write there: the letter tells.
+    """
+    found: list[Noted] = []
+    for item in items:
+        if item.outcome is not Outcome.DEAD or item.kind != ROGUE or item.key is None:
+            continue
+        before = known.get(item.key)
+        tenant = before.tenant_id if before else None
+        if tenant is None and item.rows is not None:
+            tenant = item.rows.tenant_id
+        if tenant is not None and (phase := phases[tenant]).phase in _AWAY:
+            found.append(Noted(*item.key, tenant, phase.epoch))
+    return found
+
+
+def told_tenant(echo: Item, tombstone: LedgerRow) -> Entry:
+    """Return a tombstone with the tenant that an echo told, all else as it was."""
+    assert echo.key is not None and echo.rows is not None
+    return Entry(echo.key, echo.rows.tenant_id, tombstone.version, tombstone.state, tombstone.document_id)
+
+
+def at_home(item: Item, phases: Mapping[UUID, Phase]) -> bool:
+    """Whether rows of an event's own tenant may be changed by the sync."""
+    tenant = item.rows.tenant_id if item.rows else None
+    return tenant is not None and phases[tenant].phase in WRITABLE

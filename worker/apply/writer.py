@@ -20,8 +20,9 @@ from worker.apply.batch import (
     Outcome,
     SeveralDocuments,
     collides,
-    decide,
     fold,
+    judge,
+    late_echo,
     overtaken,
     parent_key,
     rounds,
@@ -30,12 +31,12 @@ from worker.apply.batch import (
 )
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
-from worker.postgres import ledger, migration_log
+from worker.postgres import ledger, migration_log, outbox
 from worker.postgres import moves as moving
 from worker.postgres.connect import Connection
 from worker.postgres.constraints import Constraints
 from worker.postgres.faults import Action, action_for, describe, kind_for, refusal, retry_reason
-from worker.postgres.ledger import Entry, Key, LedgerRow
+from worker.postgres.ledger import Entry, Key, LedgerRow, Phase
 from worker.postgres.mapping_versions import SHARE_CHANGES
 from worker.postgres.migration_log import Partition, PartitionTally
 from worker.postgres.target import TargetTable
@@ -161,7 +162,7 @@ class BatchWriter:
             before = known.get(_key(item))
             if collides(item, before):
                 item.fail(Outcome.DEAD, "collision", "another document of the collection has the same row id")
-            elif overtaken(item, before):
+            elif overtaken(item, before) and not late_echo(item, before):
                 item.outcome = Outcome.SUPERSEDED
         await self._parents(connection, [item for item in events if item.outcome is None])
         events = [item for item in events if item.outcome is None]
@@ -170,9 +171,13 @@ class BatchWriter:
         standing = await connection.fetchrow(_DECLARE, ",".join(map(str, tenants)))
         winners: list[Item] = []
         for item in events:
-            item.outcome = decide(item, known.get(_key(item)), phases)
+            judge(item, known.get(_key(item)), phases)
             if item.outcome is Outcome.APPLIED:
                 winners.append(item)
+        if echoes := [item for item in events if item.outcome is Outcome.ECHO]:
+            await self._echoes(connection, batch_id, echoes, known, phases)
+        if rogue := moves.rogue(events, known, phases):
+            await outbox.note(connection, rogue)
         if winners:
             write = self._fitting if care is _Care.APART else self._write
             await write(connection, batch_id, winners, known)
@@ -275,7 +280,40 @@ class BatchWriter:
             outcome = Outcome.PARKED if action is Action.PARK else Outcome.DEAD
             winners[0].fail(outcome, kind_for(error), f"{why}: {describe(error)}")
 
+    async def _echoes(
+        self,
+        connection: Connection,
+        batch_id: int,
+        echoes: list[Item],
+        known: dict[Key, LedgerRow],
+        phases: Mapping[UUID, Phase],
+    ) -> None:
+        """Write echoes into the ledger, and never their rows (PROTOCOL.md A6).
+
+        Where a delete came first, whose tenant nobody knew, its row could not be seen: now it goes.
+        """
+        late = [item for item in echoes if late_echo(item, known.get(_key(item)))]
+        await self._ledger(connection, batch_id, [item for item in echoes if item not in late], known)
+        if late:
+            entries = [moves.told_tenant(item, known[_key(item)]) for item in late]
+            await ledger.update(connection, batch_id, entries)
+        gone: dict[str, list[UUID]] = defaultdict(list)
+        for item in late:
+            assert item.mapped is not None
+            if moves.at_home(item, phases):
+                for table in (item.mapped.plan.table, *item.mapped.plan.children):
+                    gone[table.table].append(_key(item)[1])
+        for name, table in reversed(self._tables.items()):
+            if name in gone:
+                await table.delete(connection, gone[name])
+
     async def _write(
+        self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
+    ) -> None:
+        await self._ledger(connection, batch_id, winners, known)
+        await self._rows(connection, winners, known)
+
+    async def _ledger(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
     ) -> None:
         new = [_entry(item, None) for item in winners if _key(item) not in known]
@@ -286,7 +324,6 @@ class BatchWriter:
             raise Transient("another worker applied one of these documents first")
         if old:
             await ledger.update(connection, batch_id, old)
-        await self._rows(connection, winners, known)
 
     async def _rows(self, connection: Connection, winners: list[Item], known: dict[Key, LedgerRow]) -> None:
         gone: dict[str, list[UUID]] = defaultdict(list)

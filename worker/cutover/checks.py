@@ -7,20 +7,21 @@ without them the move could not succeed, or would not be safe.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pymongo.errors import PyMongoError
 
 from worker.cutover.ground import CLEAN_WITHIN, Ground
 from worker.errors import CrossfadeError
 from worker.mapping import Plans
-from worker.mongo import in_the_way
+from worker.mongo import in_the_way, reverse
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State
-from worker.postgres import barriers, fences, phases, transactions
+from worker.postgres import barriers, capture, fences, outbox, phases, transactions
 from worker.postgres.batches import count_held
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.standing import read_standing
@@ -30,6 +31,7 @@ LONG = 1.0
 _LAG = 3.0
 _FRESH = 24 * 3600.0
 _TOLD = 5
+_CANARY_WITHIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,26 @@ async def _fences(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     return not wrong, told, "crossfade cutover prepare"
 
 
+async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    wrong = await capture.capture_faults(ground.control, ground.mapping)
+    if wrong:
+        return False, "; ".join(wrong[:_TOLD]), "crossfade cutover prepare"
+    for tenant in tenants:
+        if broken := await outbox.faults(ground.control, tenant):
+            told = "; ".join(f"{one.namespace} {one.subject}: {one.reason}" for one in broken[:_TOLD])
+            return False, told, "see docs/way_back.md"
+    # The canary: it goes from PostgreSQL through Kafka to MongoDB as every write of the application will.
+    canary = uuid4()
+    await outbox.ask_barrier(ground.control, canary)
+    until = time.monotonic() + _CANARY_WITHIN
+    while not await reverse.arrived(ground.client, canary):
+        if time.monotonic() > until:
+            told = f"a canary did not come to MongoDB within {_CANARY_WITHIN:g} s"
+            return False, told, "start `crossfade reverse`, and read its log"
+        await asyncio.sleep(0.02)
+    return True, "proven by a canary", ""
+
+
 async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     wrong = {
         name: why
@@ -200,6 +222,7 @@ _CHECKS: dict[str, tuple[_Ask, bool]] = {
     "dead-letters": (_letters, False),
     "held": (_held, False),
     "fences": (_fences, False),
+    "way-back": (_way_back, True),
     "validators": (_validators, True),
     "open-transactions-mongodb": (_mongo_transactions, True),
     "open-transactions-postgresql": (_transactions, True),

@@ -10,7 +10,7 @@ from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 
 from worker.mapping.sources import Sources
-from worker.mongo import heartbeat
+from worker.mongo import heartbeat, reverse
 from worker.mongo.client import RAW, Client
 
 CHANGE_STREAM_HISTORY_LOST = 286
@@ -98,7 +98,8 @@ def _aggregate(sources: Sources, position: RawBSONDocument | Timestamp, whole: b
         _fits(sources, "ns"),
         # What a rename makes ours is not in the stream, so it must be told.
         {"operationType": "rename", **_fits(sources, "to")},
-        {"ns.db": heartbeat.DATABASE, "ns.coll": heartbeat.COLLECTION},
+        # The first write of each transaction of the way back is to its ledger.
+        {"ns.db": heartbeat.DATABASE, "ns.coll": {"$in": [heartbeat.COLLECTION, reverse.COLLECTION]}},
     ]
     at = "startAtOperationTime" if isinstance(position, Timestamp) else "resumeAfter"
     stream: dict[str, Any] = {"allChangesForCluster": True, at: position}

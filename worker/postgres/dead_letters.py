@@ -132,19 +132,20 @@ class Standing(NamedTuple):
     ledger_id: bytes | None  # of `overtaken` alone: the document id as the ledger keeps it
 
 
-# Letters that another transaction holds are skipped, or two workers could wait for each other: that one is
-# retrying them, and then finds what we wrote, or a person is settling them.
+# What a raw client wrote is never made good by something newer, which the way back itself sends: a person
+# settles it. Letters that another transaction holds are skipped, or two workers could wait for each other:
+# that one is retrying them, and then finds what we wrote, or a person is settling them.
 _STANDING = """
 SELECT dead_letter_id, namespace, row_id, version_time, version_order, document_id, NULL
 FROM crossfade.dead_letter
-WHERE state IN ('parked', 'dead') AND row_id = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED
+WHERE state IN ('parked', 'dead') AND kind <> 'rogue' AND row_id = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED
 """
 
 _OVERTAKEN = """
 SELECT d.dead_letter_id, d.namespace, d.row_id, d.version_time, d.version_order, d.document_id, l.document_id
 FROM crossfade.dead_letter d JOIN crossfade.collection c USING (namespace)
 JOIN crossfade.document l ON l.collection_id = c.collection_id AND l.row_id = d.row_id
-WHERE d.state IN ('parked', 'dead') AND d.kind <> 'collision' AND l.state <> 'refetch'
+WHERE d.state IN ('parked', 'dead') AND d.kind NOT IN ('collision', 'rogue') AND l.state <> 'refetch'
     AND d.first_seen_at > now() - interval '10 minutes'
     AND (l.version_time, l.version_order) >= (d.version_time, d.version_order)
 FOR UPDATE OF d SKIP LOCKED

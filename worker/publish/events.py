@@ -12,7 +12,7 @@ from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, Event, Operation, Origin, Source, Version, document_key, encode
 from worker import metrics
-from worker.mongo import barrier, heartbeat
+from worker.mongo import barrier, heartbeat, reverse
 from worker.mongo.changes import Fetched, token_time
 from worker.mongo.client import Client
 from worker.mongo.lookup import Found, look_up
@@ -45,6 +45,7 @@ class _Change(NamedTuple):
     upsert: bool
     fields: RawBSONDocument
     document: RawBSONDocument | None
+    echo: bool
 
 
 class EventMaker:
@@ -66,6 +67,9 @@ class EventMaker:
         self._tell_whole = tell_whole
         self._whole: list[Whole] = []
         self._beats: list[RawBSONDocument] = []
+        # Transactions of the way back at the newest clusterTime: their ledger's change comes first, and the
+        # others perhaps with a later reply. No stream begins inside a clusterTime (C1).
+        self._echoes: tuple[int, set[bytes]] = 0, set()
 
     async def make(self, fetched: Fetched) -> AsyncIterator[Outgoing]:
         """Yield a batch's records in parts that memory holds; at the end `order` has seen its events.
@@ -101,6 +105,8 @@ class EventMaker:
             value = target.value(self._event(change), change.key, target.stream_room)
             outgoing.add(target.stream_topic, target.stream_partitions, change.key, value)
             published[target.namespace] = published.get(target.namespace, 0) + 1
+            if change.echo:
+                metrics.ECHOES.labels(target.namespace).inc()
             if outgoing.bytes >= _PART:
                 metrics.PUBLISHED_BYTES.labels("stream").inc(outgoing.bytes)
                 yield outgoing
@@ -126,6 +132,8 @@ class EventMaker:
                 order.control(time, fields["_id"])
                 if namespace == heartbeat.NAMESPACE:
                     self._beat(fields, operation)
+                elif namespace == reverse.NAMESPACE:
+                    self._way_back(fields, time)
                 else:
                     self._changed(fields, namespace, operation)
                 continue
@@ -135,7 +143,8 @@ class EventMaker:
             if document is None and not delete:
                 missing.setdefault(namespace, {})[key] = id_
             number = order.next(time, fields["_id"], namespace, key)
-            changes.append(_Change(target, namespace, key, id_, number, not delete, fields, document))
+            echo = self._echoes[0] == time and _transaction(fields) in self._echoes[1]
+            changes.append(_Change(target, namespace, key, id_, number, not delete, fields, document, echo))
         order.batch_ended(token_time(fetched.token), fetched.token)
         return changes, missing
 
@@ -144,6 +153,13 @@ class EventMaker:
         ours = (self._publisher, f"{self._publisher} {barrier.FIELD}")
         if operation in _UPSERTS and fields["id"] in ours and "fullDocument" in fields:
             self._beats.append(fields)
+
+    def _way_back(self, fields: RawBSONDocument, time: int) -> None:
+        """Take note of a transaction of the way back, by its first write."""
+        if (transaction := _transaction(fields)) is not None:
+            if self._echoes[0] != time:
+                self._echoes = time, set()
+            self._echoes[1].add(transaction)
 
     def _changed(self, fields: RawBSONDocument, namespace: str, operation: str) -> None:
         """Take note of a collection that changed as a whole: dropped, renamed, or another renamed to it."""
@@ -173,7 +189,7 @@ class EventMaker:
         fields = change.fields
         origin = self._incarnation.origin
         if (transaction := fields.get("txnNumber")) is not None:
-            origin = Origin(self._incarnation.id, fields["lsid"], transaction)
+            origin = Origin(self._incarnation.id, fields["lsid"], transaction, change.echo)
         return Event(
             operation=Operation.UPSERT if change.upsert else Operation.DELETE,
             namespace=change.namespace,
@@ -207,3 +223,9 @@ class EventMaker:
             )
             outgoing.add_everywhere(self._targets.all, document_key(at), encode(event))
         return outgoing
+
+
+def _transaction(fields: RawBSONDocument) -> bytes | None:
+    """Return what tells a change's transaction from others; None: it is of none."""
+    number = fields.get("txnNumber")
+    return None if number is None else b"%d %b" % (number, fields["lsid"].raw)

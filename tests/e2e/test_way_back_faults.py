@@ -1,0 +1,97 @@
+"""The way back though its processes die, stand still, or meet each other; and what MongoDB refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.e2e.test_way_back import at_rest, write_a_bit_of_everything
+from tests.support.way_back import application, assert_both_ways_equal, brought_back
+from tests.support.world import world
+from worker import failpoints
+from worker.embedded import Services
+from worker.mapping.ids import row_id
+from worker.postgres import outbox
+
+PLACES = sorted(name for name in failpoints.NAMES if name.startswith("reverse."))
+
+
+async def test_killed_at_every_place_the_way_back_loses_nothing(services: Services, tmp_path: Path) -> None:
+    async with world(services, tmp_path) as w:
+        tenant, other = await at_rest(w)
+        # As the fence has it: MongoDB refuses whoever does not bypass it.
+        fence = {"tenantId": {"$nin": [tenant, other]}}
+        await w.mongo.command({"collMod": "users", "validator": fence, "validationLevel": "strict"})
+        await w.kill("reverse")
+        for place in PLACES:
+            await w.start("reverse", "dying", CROSSFADE_FAILPOINTS=f"{place}=exit:2")
+            number = 0
+            while w.processes["dying"].returncode is None:
+                async with application(w, tenant) as sql:
+                    await sql.execute("UPDATE users SET login_count = $1", number)
+                number += 1
+                await asyncio.sleep(0.1)  # so that there is more than one set to take
+            assert await w.ended("dying") == failpoints.EXIT_CODE, place
+        await write_a_bit_of_everything(w, other)
+        await w.start("reverse", "reverse")
+        await brought_back(w)
+        await w.settled()
+        await assert_both_ways_equal(w)
+        assert await w.value("SELECT count(*) FROM crossfade.dead_letter") == 0
+
+
+async def test_of_two_publishers_the_one_that_took_last_wins_however_late_the_other_sends(
+    services: Services, tmp_path: Path
+) -> None:
+    """R2: the version is drawn before the rows are read. R3: what is held is not drained."""
+    async with world(services, tmp_path) as w:
+        tenant, _ = await at_rest(w)
+        await w.kill("reverse")
+        page = await w.mongo["pages"].find_one({"tenantId": tenant})
+        assert page is not None
+        id_ = row_id(page["_id"])
+        async with application(w, tenant) as sql:
+            await sql.execute("UPDATE pages SET title = 'first' WHERE id = $1", id_)
+        await w.start("reverse", "slow", CROSSFADE_FAILPOINTS="reverse.after_read=hold:1:40")
+        await w.until("it holds", lambda: "after_read holds" in (w.directory / "slow.log").read_text())
+        connection = await w.connect()
+        free = "SELECT count(*) FROM (SELECT FROM crossfade.outbox FOR UPDATE SKIP LOCKED) AS f"
+        assert await connection.fetchval(free) == 0 and not await outbox.drained(connection, tenant)
+        await connection.close()
+        async with application(w, tenant) as sql:
+            await sql.execute("UPDATE pages SET title = 'second' WHERE id = $1", id_)
+        await w.start("reverse", "reverse")
+        second = "SELECT (count(*) = 1)::integer FROM crossfade.outbox"  # the other's is sent
+        await w.until_value(second, 1)
+        await brought_back(w)
+        found = await w.mongo["pages"].find_one({"_id": page["_id"]})
+        assert found is not None and found["title"] == "second"
+
+
+async def test_what_mongodb_refuses_breaks_the_way_back_until_it_fits(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        tenant, _ = await at_rest(w)
+        one, two = await w.mongo["users"].find({"tenantId": tenant}).limit(2).to_list(2)
+        await w.mongo["users"].create_index(
+            "name", unique=True, partialFilterExpression={"name": {"$gt": "zz"}}
+        )
+        await w.execute("ALTER TABLE users ADD COLUMN extra text")
+        async with application(w, tenant) as sql:
+            await sql.execute("UPDATE users SET name = 'zzz' WHERE id = ANY($1)", [one["_id"], two["_id"]])
+        await brought_back(w)  # whatever is behind it passes
+        faults = "SELECT count(*) FROM crossfade.way_back_fault WHERE kind = $1 AND tenant_id = $2"
+        assert await w.value(faults, "refused", tenant) == 1
+        async with application(w, tenant) as sql:
+            await sql.execute("UPDATE users SET name = 'zzy' WHERE id = $1", one["_id"])
+        await w.until_value("SELECT (count(*) = 0)::integer FROM crossfade.way_back_fault", 1)
+        await brought_back(w)
+        await w.settled()
+        await assert_both_ways_equal(w)
+        await w.kill("reverse")
+        await w.start("reverse", "reverse")  # knows the new column
+        async with application(w, tenant) as sql:
+            await sql.execute("UPDATE users SET extra = 'more' WHERE id = $1", one["_id"])
+        await brought_back(w)
+        assert await w.value(faults, "unmapped", tenant) == 1

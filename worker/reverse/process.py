@@ -1,0 +1,194 @@
+"""The way back as a process: one publisher of the outbox, and one consumer that writes into MongoDB."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import structlog
+
+from topics import TopicNames, declare_reverse
+from worker import metrics
+from worker.broker.access import access
+from worker.broker.admin import ensure_topics, largest_records
+from worker.broker.faust_app import build
+from worker.broker.producer import Producer, Takes
+from worker.errors import CrossfadeError, Fatal, ServiceUnavailable
+from worker.mapping import hashes, load
+from worker.mongo import reverse
+from worker.mongo.client import Client, connect
+from worker.postgres import mapping_versions, outbox
+from worker.postgres.connect import Connection
+from worker.postgres.connect import connect as connect_postgres
+from worker.postgres.faults import FAULTS, describe
+from worker.postgres.outbox import Fault
+from worker.retry import Backoff
+from worker.reverse.apply import ReverseApplier
+from worker.reverse.documents import Places
+from worker.reverse.publish import ReversePublisher
+from worker.settings import Settings
+
+_log = structlog.get_logger()
+
+CHUNK = 500  # records of one partition fetched at once
+STOP_WITHIN = 5.0  # seconds for Faust to leave its group
+TOLD_EVERY = 1.0  # seconds between looks at what waits
+MARGIN = 1_000_000  # versions that may be in Kafka and not in MongoDB, where PostgreSQL was put back
+_FAR = 2**62  # an offset beyond all: the group's own is where to begin
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Bring the application's writes back until ``stop``.
+
+    Raises `CrossfadeError` when a person or a restart is needed.
+    """
+    mapping = load(settings.mapping)
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with AsyncExitStack() as stack:
+        client = await connect(settings.mongo_uri.get_secret_value(), "reverse")
+        stack.callback(client.close)
+        connection = await connect_postgres(dsn, "reverse", statement_timeout=90)
+        stack.callback(connection.terminate)
+        try:
+            numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
+            await _prepare(client, connection)
+        except FAULTS as error:
+            raise ServiceUnavailable(
+                f"PostgreSQL refuses the way back's start ({describe(error)})",
+                remedy="run `crossfade schema apply`, and check CROSSFADE_POSTGRES_DSN",
+            ) from None
+        kafka = await access(settings)
+        names = TopicNames(settings.topic_prefix)
+        collections = list(mapping.namespaces())
+        declared = declare_reverse(
+            names, collections, partitions=settings.topic_partitions, replication=settings.topic_replication
+        )
+        partitions = await ensure_topics(kafka, declared)
+        rooms = await largest_records(kafka, declared)
+        takes = {
+            name: Takes(number, min(rooms[name], settings.kafka_largest_record))
+            for name, number in partitions.items()
+        }
+        metrics.reverse_begins(map(str, collections))
+        producer = Producer(kafka, "reverse", takes)
+        await producer.start()
+        stack.push_async_callback(producer.stop)
+        publisher = ReversePublisher(connection, producer, takes, names, Places(client, mapping, numbers))
+        namespaces = {names.reverse(one): str(one) for one in collections}
+        applier = ReverseApplier(client, mapping, namespaces, _Faults(dsn).tell)
+        app, applier.acknowledge = build(
+            kafka=kafka,
+            group=settings.reverse_group,
+            topics=[topic.name for topic in declared],
+            chunk=CHUNK,
+            durable_offsets=_by_group,
+            too_slow=lambda: _fail(applier, "where to begin reading was not found out in time"),
+            take=applier.take,
+            assigned=lambda places: None,
+            missing=lambda count: _fail_from_any_thread(
+                applier, f"Kafka does not list {count} of the reverse topics"
+            ),
+        )
+        await _until(stop, publisher, applier, app, dsn)
+    _log.info("the way back stopped")
+
+
+async def _prepare(client: Client, connection: Connection) -> None:
+    """Make our collections in MongoDB, and see to it that versions go on from those that it knows (R4)."""
+    await reverse.prepare(client)
+    known = await reverse.greatest(client)
+    if await outbox.not_below(connection, known, MARGIN):
+        _log.warning("MongoDB knows versions that PostgreSQL has forgotten: going on above them", known=known)
+
+
+async def _until(
+    stop: asyncio.Event, publisher: ReversePublisher, applier: ReverseApplier, app: Any, dsn: str
+) -> None:
+    publishing = asyncio.create_task(publisher.run(stop))
+    looking = asyncio.create_task(_look(dsn))
+    stopping = asyncio.create_task(stop.wait())
+    ended = asyncio.create_task(_started_and_ended(app))
+    _log.info("bringing writes back")
+    await asyncio.wait({publishing, stopping, ended, applier.failed}, return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        await asyncio.wait({publishing}, timeout=STOP_WITHIN)
+    looking.cancel()
+    if applier.failed.done():
+        applier.failed.result()
+    if publishing.done():
+        try:
+            publishing.result()
+        except FAULTS as error:
+            # What the session held is free: another publisher, or this one begun again, sends it anew (R2).
+            raise Fatal(f"PostgreSQL ended the publisher's session ({describe(error)})") from None
+    if not stopping.done():
+        raise Fatal(f"the Kafka consumer ended ({type(app.crash_reason).__name__})", remedy="start it again")
+    leaving = asyncio.create_task(app.stop())
+    await asyncio.wait({leaving}, timeout=STOP_WITHIN)
+
+
+async def _started_and_ended(app: Any) -> None:
+    await app.start()
+    while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust offers no event for both
+        await asyncio.sleep(0.2)
+
+
+async def _by_group(earliest: Mapping[tuple[str, int], int]) -> Mapping[tuple[str, int], int]:
+    """Begin at the group's offsets: MongoDB's own ledger makes what is read again harmless."""
+    return dict.fromkeys(earliest, _FAR)
+
+
+def _fail(applier: ReverseApplier, reason: str) -> None:
+    if not applier.failed.done():
+        applier.failed.set_exception(Fatal(reason, remedy="beginning again"))
+
+
+def _fail_from_any_thread(applier: ReverseApplier, reason: str) -> None:
+    applier.failed.get_loop().call_soon_threadsafe(_fail, applier, reason)
+
+
+class _Faults:
+    """Notes refused documents in PostgreSQL, over a connection of its own for each: they are rare."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    async def tell(self, faults: Sequence[Fault]) -> None:
+        """As `Tell`."""
+        for delay in Backoff().delays():
+            try:
+                connection = await connect_postgres(self._dsn, "reverse faults", statement_timeout=10)
+                try:
+                    new = await outbox.broken(connection, faults)
+                finally:
+                    connection.terminate()
+                for one in new:
+                    _log.error(
+                        "MongoDB refuses a document of the way back",
+                        tenant=str(one.tenant_id),
+                        collection=one.namespace,
+                        row_id=one.subject,
+                        reason=one.reason,
+                    )
+                return
+            except (CrossfadeError, *FAULTS):
+                await asyncio.sleep(delay)
+
+
+async def _look(dsn: str) -> None:
+    """Keep the gauges up to date. While PostgreSQL is away they stay as they were."""
+    while True:
+        with suppress(CrossfadeError, *FAULTS):
+            connection = await connect_postgres(dsn, "reverse metrics", statement_timeout=10)
+            try:
+                while True:
+                    rows, seconds, broken = await outbox.standing(connection)
+                    metrics.REVERSE_OUTBOX.set_to({(): rows})
+                    metrics.REVERSE_WAITING.set_to({(): seconds})
+                    metrics.REVERSE_BROKEN.set_to({(): broken})
+                    await asyncio.sleep(TOLD_EVERY)
+            finally:
+                connection.terminate()
+        await asyncio.sleep(TOLD_EVERY)

@@ -1,0 +1,266 @@
+"""The outbox to Kafka: sets of documents, read after their version is drawn (PROTOCOL.md R2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import structlog
+from bson import Timestamp
+
+from topics import (
+    Event,
+    Operation,
+    Origin,
+    Source,
+    TopicNames,
+    Version,
+    document_key,
+    encode,
+    key_to_id,
+    partition_of,
+)
+from worker import failpoints, metrics
+from worker.broker.producer import Producer, Record, Takes, acknowledged
+from worker.mapping import Unrebuildable
+from worker.mapping.values import back_to_id
+from worker.postgres import outbox, reconciliation
+from worker.postgres.connect import Connection
+from worker.postgres.documents import Stored
+from worker.postgres.outbox import Fault, Touched
+from worker.reverse.documents import Place, Places
+
+_log = structlog.get_logger()
+
+AT_ONCE = 500  # rows of the outbox in one transaction
+LOOK_EVERY = 0.02  # seconds between looks into an empty outbox
+AGAIN_EVERY = 15.0  # seconds between tries of what MongoDB refused, or could not be read
+_SENDING = frozenset({"postgres", "rolling_back"})
+_PART = 8 * 1024 * 1024  # bytes that are sent before the next documents are encoded
+_SETTINGS = """
+SELECT set_config('lock_timeout', '10s', true), set_config('statement_timeout', '60s', true),
+    set_config('idle_in_transaction_session_timeout', '90s', true)
+"""
+_UNREADABLE = (Unrebuildable, KeyError, ValueError, TypeError, OverflowError, RecursionError)
+
+
+class _Read(NamedTuple):
+    """A document as its rows make it; None: there are no rows."""
+
+    touched: Touched
+    id: Any
+    document: dict[str, Any] | None
+
+
+class ReversePublisher:
+    """Sends what the outbox has, over one connection. A lost connection ends it: what it held is free then.
+
+    There may be several at once: each takes what the others do not hold, and of one document the greatest
+    version shows the last commit.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        producer: Producer,
+        topics: Mapping[str, Takes],
+        names: TopicNames,
+        places: Places,
+    ) -> None:
+        self._connection = connection
+        self._producer = producer
+        self._topics = topics
+        self._names = names
+        self._places = places
+        self._origin = Origin(uuid4())
+        self._unmapped: dict[str, list[str]] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Publish until ``stop``. Errors of any service are raised, and nothing is lost."""
+        clock = asyncio.get_running_loop()
+        again_at = clock.time() + AGAIN_EVERY
+        while not stop.is_set():
+            if clock.time() >= again_at:
+                await outbox.try_again(self._connection)
+                self._unmapped.clear()  # columns may have been added
+                again_at = clock.time() + AGAIN_EVERY
+            if await outbox.waiting(self._connection):
+                await self._publish()
+            else:
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def _publish(self) -> None:
+        connection = self._connection
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(_SETTINGS)
+            touched = await outbox.take(connection, AT_ONCE)
+            failpoints.reach(failpoints.REVERSE_AFTER_TAKE)
+            if touched:
+                version = await outbox.draw(connection)
+                sent = await self._send(await self._read(touched), version)
+                await acknowledged(sent)
+            if barriers := await outbox.asked(connection):
+                await self._send_barriers(barriers)
+            failpoints.reach(failpoints.REVERSE_AFTER_SEND)
+        failpoints.reach(failpoints.REVERSE_AFTER_COMMIT)
+
+    async def _read(self, touched: Sequence[Touched]) -> list[tuple[Place, _Read]]:
+        """Return the documents to send. Every statement here has a snapshot newer than the version."""
+        connection = self._connection
+        tenants = {one.tenant_id for one in touched}
+        phases = await outbox.phases(connection, tenants)
+        await outbox.declare(connection, tenants)
+        by_place: dict[tuple[int, UUID], list[Touched]] = {}
+        places: dict[tuple[int, UUID], Place] = {}
+        faults: list[Fault] = []
+        for one in touched:
+            if phases.get(one.tenant_id) not in _SENDING:
+                continue  # complete: it has no way back; at home: MongoDB has its own
+            place = await self._places.find(one.collection_id, one.tenant_id)
+            if place is None:
+                faults.append(
+                    Fault(
+                        one.tenant_id,
+                        "nowhere",
+                        self._places.namespace(one.collection_id),
+                        str(one.row_id),
+                        "MongoDB has no collection for this tenant's documents, or has two",
+                    )
+                )
+                continue
+            key = (place.number, one.tenant_id)
+            places[key] = place
+            by_place.setdefault(key, []).append(one)
+        found: list[tuple[Place, _Read]] = []
+        for key, some in by_place.items():
+            found += await self._documents(places[key], some, faults)
+        failpoints.reach(failpoints.REVERSE_AFTER_READ)
+        await self._broken(faults)
+        return found
+
+    async def _documents(
+        self, place: Place, touched: Sequence[Touched], faults: list[Fault]
+    ) -> list[tuple[Place, _Read]]:
+        connection, namespace = self._connection, str(place.logical)
+        by_row = {one.row_id: one for one in touched}
+        stored = await place.documents.rows(connection, list(by_row))
+        # A child row of another tenant than its document's is seen only with that tenant's documents.
+        held = {UUID(int=id_.int): rows for id_, rows in stored.items()}
+        await self._look_for_unmapped(place, by_row, faults)
+        gone = [row_id for row_id in by_row if not _there(held.get(row_id))]
+        known = await reconciliation.document_ids(connection, namespace, gone) if gone else {}
+        found: list[tuple[Place, _Read]] = []
+        for row_id, one in by_row.items():
+            rows = held.get(row_id)
+            if rows is None or not rows.number:
+                kept = known.get(row_id)
+                id_ = back_to_id(row_id) if kept is None else key_to_id(kept)
+                found.append((place, _Read(one, id_, None)))
+                continue
+            try:
+                document = place.documents.rebuild(rows)
+            except _UNREADABLE as error:
+                why = str(error) if isinstance(error, Unrebuildable) else type(error).__name__
+                faults.append(Fault(one.tenant_id, "unreadable", namespace, str(row_id), why))
+                continue
+            found.append((place, _Read(one, document["_id"], document)))
+        return found
+
+    async def _look_for_unmapped(
+        self, place: Place, by_row: Mapping[UUID, Touched], faults: list[Fault]
+    ) -> None:
+        for table in place.tables:
+            if table.table not in self._unmapped:
+                self._unmapped[table.table] = await outbox.unmapped(self._connection, table)
+            if not (columns := self._unmapped[table.table]):
+                continue
+            found = await outbox.carried_not(self._connection, table, columns, list(by_row))
+            faults += [
+                Fault(
+                    by_row[row_id].tenant_id,
+                    "unmapped",
+                    str(place.logical),
+                    f"{table.table}.{column}",
+                    "the column has a value, and the mapping does not know it",
+                )
+                for row_id, column in found.items()
+            ]
+
+    async def _broken(self, faults: Sequence[Fault]) -> None:
+        for one in await outbox.broken(self._connection, list(dict.fromkeys(faults))):
+            _log.error(
+                "a tenant's way back is broken",
+                tenant=str(one.tenant_id),
+                kind=one.kind,
+                collection=one.namespace,
+                subject=one.subject,
+                reason=one.reason,
+            )
+
+    async def _send(self, found: Sequence[tuple[Place, _Read]], version: int) -> list[asyncio.Future[Any]]:
+        sent: list[asyncio.Future[Any]] = []
+        records: dict[tuple[str, int], list[Record]] = {}
+        size, faults = 0, list[Fault]()
+        for place, one in found:
+            topic = self._names.reverse(place.logical)
+            takes, key = self._topics[topic], document_key(one.id)
+            value = self._value(place, one, version)
+            if value is None or len(key) + len(value) > takes.room:
+                told = "the document is larger than its topic or BSON takes"
+                faults.append(
+                    Fault(one.touched.tenant_id, "large", str(place.logical), str(one.touched.row_id), told)
+                )
+                continue
+            records.setdefault((topic, partition_of(key, takes.partitions)), []).append((key, value))
+            size += len(value)
+            metrics.REVERSE_SENT.labels(str(place.logical)).inc()
+            if size >= _PART:
+                sent += await self._producer.send_all(records)
+                records, size = {}, 0
+        await self._broken(faults)
+        return sent + await self._producer.send_all(records)
+
+    def _value(self, place: Place, one: _Read, version: int) -> bytes | None:
+        event = Event(
+            operation=Operation.DELETE if one.document is None else Operation.UPSERT,
+            namespace=str(place.real),
+            id=one.id,
+            version=Version(version, 0),
+            wall=one.touched.at,
+            source=Source.REVERSE,
+            origin=self._origin,
+            document=one.document,
+            tenants=(one.touched.tenant_id,),
+        )
+        try:
+            return encode(event)
+        except (ValueError, OverflowError, RecursionError):
+            return None
+
+    async def _send_barriers(self, barriers: Sequence[UUID]) -> None:
+        """Send barriers to every partition, behind all that was sent before; then note that they are sent."""
+        partitions = sum(takes.partitions for takes in self._topics.values())
+        records: dict[tuple[str, int], list[Record]] = {}
+        for barrier in barriers:
+            event = Event(
+                operation=Operation.BARRIER,
+                namespace="",
+                id={"barrier": barrier, "partitions": partitions},
+                version=Version.of(Timestamp(0, 0), 0),
+                wall=datetime.now(UTC),
+                source=Source.REVERSE,
+                origin=self._origin,
+            )
+            record = (document_key(barrier), encode(event))
+            for topic, takes in self._topics.items():
+                for partition in range(takes.partitions):
+                    records.setdefault((topic, partition), []).append(record)
+        await acknowledged(await self._producer.send_all(records))
+        await outbox.sent(self._connection, barriers, partitions)
+
+
+def _there(stored: Stored | None) -> bool:
+    return stored is not None and bool(stored.number)
