@@ -41,7 +41,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         items, others = cast("list[Any]", one), cast("list[Any]", other)
         return len(items) == len(others) and all(map(same, items, others))
-    first, second = cast("Any", one), cast("Any", other)
+    first: Any = one  # pyright: ignore[reportUnknownVariableType]
+    second: Any = other
     if _integer(first) and _integer(second):
         return int(first) == int(second)
     return _bytes(one) == _bytes(other)
