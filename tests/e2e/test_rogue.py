@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
+
+from aiokafka import AIOKafkaProducer
 
 from tests.e2e.test_way_back import at_rest
 from tests.support.way_back import (
@@ -13,7 +16,8 @@ from tests.support.way_back import (
     outcomes,
     set_phase,
 )
-from tests.support.world import World, world
+from tests.support.world import PARTITIONS, World, world
+from topics import Event, Operation, Origin, Source, Version, document_key, encode, partition_of
 from worker.embedded import Services
 
 LETTERS = "SELECT count(*) FROM crossfade.dead_letter WHERE kind = $1 AND state::text = $2"
@@ -51,7 +55,7 @@ async def test_what_a_raw_client_writes_is_kept_and_undone(services: Services, t
 async def test_a_document_born_in_postgresql_and_deleted_in_mongodb_at_home_is_gone(
     services: Services, tmp_path: Path
 ) -> None:
-    """Whether the delete comes behind its echo, or with it, or before it."""
+    """The delete is read together with its echo, and must not hide it."""
     async with world(services, tmp_path) as w:
         tenant, _ = await at_rest(w)
         await w.stop("apply")
@@ -71,6 +75,45 @@ async def test_a_document_born_in_postgresql_and_deleted_in_mongodb_at_home_is_g
         assert await w.value("SELECT count(*) FROM users WHERE id = ANY($1)", ids) == 0
         known = "SELECT count(*) FROM crossfade.document WHERE row_id = ANY($1) AND tenant_id = $2"
         assert await w.value(known, ids, tenant) == 3
+        await assert_both_ways_equal(w)
+
+
+async def test_the_echo_that_comes_behind_the_delete_of_its_document_brings_the_tenant(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        tenant, _ = await at_rest(w)
+        await w.published()
+        await w.kill("publish")
+        async with application(w, tenant) as sql:
+            born = await sql.fetchval(
+                "INSERT INTO users (tenant_id, email) VALUES ($1, 'born@x') RETURNING id", tenant
+            )
+        born = UUID(int=born.int)
+        await brought_back(w)
+        await set_phase(w, "mongo")
+        await w.mongo["users"].delete_one({"_id": born})
+        at = (await w.mongo.command("ping"))["operationTime"]
+        incarnation = await w.value("SELECT incarnation FROM crossfade.checkpoint")
+        gone = Event(
+            operation=Operation.DELETE,
+            namespace=f"{w.name}.users",
+            id=born,
+            version=Version.snapshot(at),
+            wall=datetime.now(UTC),
+            source=Source.REPAIR,
+            origin=Origin(UUID(int=incarnation.int)),
+        )
+        key = document_key(born)
+        async with AIOKafkaProducer(bootstrap_servers=w.kafka) as producer:
+            topic, place = f"{w.name}.{w.name}.users", partition_of(key, PARTITIONS)
+            await producer.send_and_wait(topic, encode(gone), key=key, partition=place)
+        tombstone = f"SELECT count(*) FROM crossfade.document WHERE row_id = '{born}' AND tenant_id IS NULL"
+        await w.until_value(tombstone, 1)
+        assert await w.value("SELECT count(*) FROM users WHERE id = $1", born) == 1  # which nobody sees
+        await w.start("publish", "publish again")
+        await w.settled()
+        assert await w.value(tombstone) == 0
         await assert_both_ways_equal(w)
 
 

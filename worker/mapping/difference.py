@@ -35,16 +35,14 @@ class NotByPath(Exception):
 
 def same(one: Any, other: Any) -> bool:
     """Whether two BSON values are equal, but for the order of fields and the width of integers."""
+    if _integer(one) and _integer(other):
+        return int(one) == int(other)
     if type(one) is dict and type(other) is dict:
         left, right = cast("Document", one), cast("Document", other)
         return left.keys() == right.keys() and all(same(value, right[name]) for name, value in left.items())
     if isinstance(one, list) and isinstance(other, list):
         items, others = cast("list[Any]", one), cast("list[Any]", other)
         return len(items) == len(others) and all(map(same, items, others))
-    first: Any = one  # pyright: ignore[reportUnknownVariableType]
-    second: Any = other
-    if _integer(first) and _integer(second):
-        return int(first) == int(second)
     return _bytes(one) == _bytes(other)
 
 

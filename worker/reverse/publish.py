@@ -87,12 +87,11 @@ class ReversePublisher:
                 await outbox.try_again(self._connection)
                 self._unmapped.clear()  # columns may have been added
                 again_at = clock.time() + AGAIN_EVERY
-            if await outbox.waiting(self._connection):
-                await self._publish()
-            else:
+            if not await outbox.waiting(self._connection) or not await self._publish():
                 await asyncio.sleep(LOOK_EVERY)
 
-    async def _publish(self) -> None:
+    async def _publish(self) -> bool:
+        """Send what there is to take; return whether there was anything."""
         connection = self._connection
         async with connection.transaction(isolation="read_committed"):
             await connection.execute(_SETTINGS)
@@ -106,6 +105,7 @@ class ReversePublisher:
                 await self._send_barriers(barriers)
             failpoints.reach(failpoints.REVERSE_AFTER_SEND)
         failpoints.reach(failpoints.REVERSE_AFTER_COMMIT)
+        return bool(touched or barriers)
 
     async def _read(self, touched: Sequence[Touched]) -> list[tuple[Place, _Read]]:
         """Return the documents to send. Every statement here has a snapshot newer than the version."""
