@@ -88,9 +88,9 @@ BEGIN
     END IF;
     PERFORM pg_advisory_xact_lock_shared(crossfade.tenant_lock(tenant));
     IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
-        SELECT phase INTO found FROM crossfade.tenant WHERE tenant_id = tenant;
+        SELECT phase INTO found FROM crossfade.tenant t WHERE t.tenant_id = tenant;
     ELSE
-        SELECT phase INTO found FROM crossfade.tenant WHERE tenant_id = tenant FOR SHARE;
+        SELECT phase INTO found FROM crossfade.tenant t WHERE t.tenant_id = tenant FOR SHARE;
     END IF;
     IF found IS NULL OR found NOT IN ('postgres', 'complete') THEN
         RAISE EXCEPTION USING ERRCODE = 'XF001', TABLE = TG_TABLE_NAME,
