@@ -26,6 +26,8 @@ from crossfade_client.sources import Away, HttpSource, SqlSource
 T = TypeVar("T")
 Tenant = UUID | str
 Unit = Callable[[Side], Awaitable[T]]
+_FIRST_QUESTIONS = 3
+_BETWEEN_FIRST_QUESTIONS = 0.3  # seconds
 _AGAIN = 0.1  # seconds between tries while nobody answers
 _NEW_SNAPSHOT = 0.01  # seconds before a transaction whose snapshot was too old begins again
 
@@ -187,16 +189,20 @@ class Router:
 
     async def _heard_of(self, tenant: UUID) -> State:
         """Return the last known state; ask where nothing is known."""
-        if (state := self._known.get(tenant)) is not None:
-            return state
-        try:
-            return await self._known.refresh(tenant)
-        except Away as away:
-            if self._assume is None:
-                raise PhaseUnknown(
-                    f"nothing is known of tenant {tenant}, and nobody answers ({away})"
-                ) from away
-            return State(self._assume, -1, float("-inf"))
+        unheard: Away | None = None
+        for _ in range(_FIRST_QUESTIONS):
+            if (state := self._known.get(tenant)) is not None:
+                return state
+            try:
+                return await self._known.refresh(tenant)
+            except Away as away:
+                unheard = away
+            if self._assume is not None:
+                return State(self._assume, -1, float("-inf"))
+            await asyncio.sleep(_BETWEEN_FIRST_QUESTIONS)
+        raise PhaseUnknown(
+            f"nothing is known of tenant {tenant}, and nobody answers ({unheard})"
+        ) from unheard
 
     async def _open(self, tenant: UUID, pause: _Pause) -> tuple[State, Store]:
         """Wait until the tenant is written somewhere; return where."""
