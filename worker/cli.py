@@ -197,6 +197,17 @@ def reconcile(once: bool, tenant: UUID | None, within: float, as_json: bool) -> 
 
 
 @main.command()
+def control() -> None:
+    """Serve the control API over HTTP, until stopped: tenants' phases, and the flag for applications.
+
+    On 127.0.0.1 unless CROSSFADE_CONTROL_HOST says otherwise, which needs a token and TLS.
+    """
+    from worker.control.process import run
+
+    _serve("control", run)
+
+
+@main.command()
 def run() -> None:
     """Run publish and apply, each a process of its own, started again when it ends.
 

@@ -178,6 +178,21 @@ class Settings(_Sources):
         description="port of this process's metrics; 0: none. `run` gives publish this port, apply the next",
     )
 
+    control_host: str = Field(
+        "127.0.0.1", description="address that `control` serves its API on; another one needs a token and TLS"
+    )
+    control_port: int = Field(9480, ge=0, le=65535, description="port of the control API; 0: any free one")
+    control_token: SecretStr | None = Field(
+        None, min_length=16, description="what callers of the control API must send, `Authorization: Bearer`"
+    )
+    control_tls_cert: Path | None = Field(
+        None, description="the control API's certificate and its chain, PEM"
+    )
+    control_tls_key: Path | None = Field(None, description="the certificate's private key, PEM")
+    control_allow_plain: bool = Field(
+        False, description="serve beyond this machine without TLS, as behind a proxy that does it"
+    )
+
     @field_validator("copy_read_tags")
     @classmethod
     def _readable(cls, text: str, info: ValidationInfo) -> str:

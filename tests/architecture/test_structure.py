@@ -13,7 +13,7 @@ import pytest
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("worker", "topics", "schema", "examples")
+PACKAGES = ("worker", "topics", "schema", "examples", "clients")
 LONGEST_MODULE = 400  # lines
 NOT_OURS = {".venv", ".git", "node_modules", "build", "dist", "__pycache__"}
 
@@ -93,6 +93,14 @@ def test_the_contracts_need_nothing_but_bson() -> None:
     for package, allowed in (("topics", {"topics", "bson"}), ("schema", {"schema"})):
         for path in modules(package):
             assert imported(path) <= free | allowed, path
+
+
+def test_the_client_shares_nothing_with_the_program() -> None:
+    free = {*sys.stdlib_module_names, "crossfade_client", "asyncpg", "pymongo"}
+    for path in modules("clients"):
+        assert imported(path) <= free, path
+    for path in modules("worker", "topics", "schema"):
+        assert "crossfade_client" not in imported(path), path
 
 
 # A driver's package, and the one folder that may import it. Embedded servers are asked by their own drivers
