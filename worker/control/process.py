@@ -7,11 +7,17 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
 
 import structlog
 import uvicorn
 
 from worker.control.app import Checks, create
+from worker.cutover import checks as cutover_checks
+from worker.cutover import keeper
+from worker.cutover.ground import opened
 from worker.errors import ConfigurationError, UsageError
 from worker.postgres.flags import Flags
 from worker.settings import Settings
@@ -20,10 +26,8 @@ _log = structlog.get_logger()
 _END_WITHIN = 3  # seconds that requests under way have when the process is told to stop
 Background = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
-BACKGROUND: tuple[Background, ...] = ()
+BACKGROUND: tuple[Background, ...] = (keeper.run,)
 """Whatever runs beside the API until ``stop``. When one raises, the process ends with that."""
-CHECKS: Callable[[Settings], Checks] | None = None
-"""Makes what answers /v1/tenants/ID/checks."""
 
 
 class NotServed(UsageError):
@@ -42,8 +46,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
     flags = Flags(settings.postgres_control_dsn.get_secret_value())
     token = settings.control_token.get_secret_value() if settings.control_token else None
-    checks = CHECKS(settings) if CHECKS is not None else None
-    server = _Server(_config(settings, create(flags, token, checks)))
+    server = _Server(_config(settings, create(flags, token, _checks(settings))))
     listening = _listen(settings.control_host, settings.control_port)
     _log.info("serving", host=settings.control_host, port=listening.getsockname()[1])
     try:
@@ -52,6 +55,16 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         flags.close()
         listening.close()
     _log.info("control stopped")
+
+
+def _checks(settings: Settings) -> Checks:
+    """Return what answers /v1/tenants/ID/checks: `crossfade cutover check`, made anew for each question."""
+
+    async def ask(tenant: UUID) -> list[dict[str, Any]]:
+        async with opened(settings, "control checks") as ground:
+            return [asdict(one) for one in await cutover_checks.run(ground, [tenant])]
+
+    return ask
 
 
 async def _together(

@@ -18,7 +18,7 @@ from bson.codec_options import CodecOptions
 
 from topics import Collection as RealCollection
 from topics import TopicNames
-from worker.errors import ConfigurationError, UsageError
+from worker.errors import ConfigurationError, Transient, UsageError
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import load
 from worker.mapping.ids import HASHED, uuid_to_objectid
@@ -46,22 +46,36 @@ class Ground:
     settings: Settings
     mapping: MappingFile
     client: Client
-    control: asyncpg.Connection
-    """As the role that may change phases."""
-    reader: asyncpg.Connection
-    """As the role that sees every tenant's rows."""
     fences: FenceDocuments
     validators: Validators
     sides: Sides
     real: RealCollections
     holder: str
+    _control: asyncpg.Connection | None = None
+    _reader: asyncpg.Connection | None = None
+
+    @property
+    def control(self) -> asyncpg.Connection:
+        """As the role that may change phases. `Transient` while PostgreSQL was never reached."""
+        return _there(self._control)
+
+    @property
+    def reader(self) -> asyncpg.Connection:
+        """As the role that sees every tenant's rows; otherwise as `control`."""
+        return _there(self._reader)
 
     async def again(self) -> None:
-        """Connect to PostgreSQL anew, where a connection was lost. `CrossfadeError` while it is away."""
-        if self.control.is_closed():
-            self.control = await _control(self.settings)
-        if self.reader.is_closed():
-            self.reader = await _reader(self.settings)
+        """Connect to PostgreSQL where there is no connection. `CrossfadeError` while it is away."""
+        if self._control is None or self._control.is_closed():
+            self._control = await _control(self.settings)
+        if self._reader is None or self._reader.is_closed():
+            self._reader = await _reader(self.settings)
+
+    def end(self) -> None:
+        """End the connections to PostgreSQL."""
+        for connection in (self._control, self._reader):
+            if connection is not None:
+                connection.terminate()
 
     async def clean(self, tenants: Collection[UUID], within: float) -> evidence.Clean | None:
         """Return what is clean for all of these tenants; None where nothing is within so many seconds.
@@ -123,16 +137,18 @@ class Ground:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, role: str) -> AsyncIterator[Ground]:
-    """Yield the ground with connections of its own; a `UsageError` says which service is away."""
+async def opened(settings: Settings, role: str, *, alone: bool = False) -> AsyncIterator[Ground]:
+    """Yield the ground with connections of its own; a `UsageError` says which service is away.
+
+    ``alone``: PostgreSQL may be away, for what MongoDB decides alone; `Ground.again` connects to it.
+    """
     mapping = load(settings.mapping)
     holder = f"{role} {socket.gethostname()}:{os.getpid()} {uuid4().hex[:8]}"
     async with AsyncExitStack() as stack:
-        control = await _control(settings)
-        reader = await _reader(settings)
         checkpoints = Checkpoints(settings.postgres_dsn.get_secret_value(), settings.publisher)
-        await checkpoints.open()
-        stack.push_async_callback(checkpoints.close)
+        if not alone:
+            await checkpoints.open()
+            stack.push_async_callback(checkpoints.close)
         client = await connect(settings.mongo_uri.get_secret_value(), role, within=_MONGO_WITHIN)
         stack.callback(client.close)
         names = TopicNames(settings.topic_prefix)
@@ -144,16 +160,22 @@ async def opened(settings: Settings, role: str) -> AsyncIterator[Ground]:
             settings,
             mapping,
             client,
-            control,
-            reader,
             FenceDocuments(client, settings.publisher),
             Validators(client, mapping, settings.publisher, holder),
             Sides(client, mapping, topics),
             RealCollections(client, checkpoints, mapping.sources()),
             holder,
         )
-        stack.callback(lambda: (ground.control.terminate(), ground.reader.terminate()))
+        stack.callback(ground.end)
+        if not alone:
+            await ground.again()
         yield ground
+
+
+def _there(connection: asyncpg.Connection | None) -> asyncpg.Connection:
+    if connection is None:
+        raise Transient("PostgreSQL has not been reached yet")
+    return connection
 
 
 async def _control(settings: Settings) -> asyncpg.Connection:

@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
-from worker.errors import CrossfadeError
+from worker.errors import ConfigurationError, CrossfadeError, MappingError
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear
 from worker.mongo.validators import InTheWay
@@ -32,14 +32,28 @@ _SUCCESSION = "its controller died"
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Look until ``stop`` is set. Raises `CrossfadeError` when a service is away at the start."""
-    async with opened(settings, "control") as ground:
-        keeper = Keeper(ground)
-        while not stop.is_set():
-            await keeper.look()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await stop.wait()
+    """Look until ``stop`` is set, whatever is away. `UsageError` where settings or the mapping are wrong."""
+    told = False
+    while not stop.is_set():
+        try:
+            async with opened(settings, "control", alone=True) as ground:
+                keeper, told = Keeper(ground), False
+                while not stop.is_set():
+                    await keeper.look()
+                    await _wait(stop)
+        except (MappingError, ConfigurationError):
+            raise
+        except CrossfadeError as error:
+            if not told:
+                _log.warning("moves are not looked after yet", reason=error.message)
+            told = True
+            await _wait(stop)
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_EVERY):
+            await stop.wait()
 
 
 class Keeper:
