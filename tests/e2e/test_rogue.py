@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from aiokafka import AIOKafkaProducer
@@ -63,7 +64,8 @@ async def test_a_document_born_in_postgresql_and_deleted_in_mongodb_at_home_is_g
         async with application(w, tenant) as sql:
             for number in range(3):
                 born = "INSERT INTO users (tenant_id, email) VALUES ($1, $2) RETURNING id"
-                ids.append(await sql.fetchval(born, tenant, f"born{number}@x"))
+                made: Any = await sql.fetchval(born, tenant, f"born{number}@x")
+                ids.append(made)
         await brought_back(w)
         await w.published()
         assert await w.mongo["users"].count_documents({"_id": {"$in": ids}}) == 3
@@ -86,10 +88,10 @@ async def test_the_echo_that_comes_behind_the_delete_of_its_document_brings_the_
         await w.published()
         await w.kill("publish")
         async with application(w, tenant) as sql:
-            born = await sql.fetchval(
+            made: Any = await sql.fetchval(
                 "INSERT INTO users (tenant_id, email) VALUES ($1, 'born@x') RETURNING id", tenant
             )
-        born = UUID(int=born.int)
+        born = UUID(int=made.int)
         await brought_back(w)
         await set_phase(w, "mongo")
         await w.mongo["users"].delete_one({"_id": born})

@@ -96,6 +96,7 @@ async def outcomes(w: World) -> dict[str, Any]:
     connection = await w.connect()
     try:
         row = await connection.fetchrow(f"SELECT {sums} FROM crossfade.partition_progress")
+        assert row is not None
         return dict(zip(names, row, strict=True))
     finally:
         await connection.close()
