@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,15 @@ class World:
             while not condition():  # noqa: ASYNC110 - other processes make it true
                 await asyncio.sleep(0.05)
         assert condition(), told
+
+    async def until_async(
+        self, told: str, condition: Callable[[], Awaitable[Any]], seconds: float = PATIENCE
+    ) -> None:
+        """Wait for a condition that is asked of a service."""
+        async with asyncio.timeout(seconds):
+            while not (found := await condition()):  # noqa: ASYNC110 - a service tells
+                await asyncio.sleep(0.01)
+        assert found, told
 
     async def value(self, query: str, *arguments: object) -> Any:
         """Return one value from PostgreSQL, as the superuser."""

@@ -35,7 +35,7 @@ from worker.settings import Settings
 _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
 _POSTGRES_WITHIN = 30.0
 _ASK_EVERY = 0.1
-CLEAN_WITHIN = 10.0
+CLEAN_WITHIN = 30.0
 """Seconds in which something must be clean, if anything is wrong at all only in passing."""
 
 

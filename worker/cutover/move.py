@@ -203,7 +203,8 @@ class Move:
     async def _drain(self) -> None:
         ground = self._ground
         self._fenced = True
-        if not await ground.fences.leave(self._epochs, self._values, ground.holder):
+        lease = self._options.deadline + 1.0
+        if not await ground.fences.leave(self._epochs, self._values, ground.holder, lease):
             raise _Aborts("its fence document in MongoDB says otherwise")
         failpoints.reach(failpoints.CUTOVER_FENCE_DECIDED)
         await ground.validators.fence(self._tenants, self._options.fence_within)

@@ -25,8 +25,8 @@ DATABASE = heartbeat.DATABASE
 COLLECTION = "fence"
 MAJORITY_MS = 3_000
 _CONFLICT = 112
-LEASE = 3.0
-"""Seconds after which a successor takes a move over whose holder has not said that it lives."""
+LEASE = 2.0
+"""Seconds after which a successor takes over what its holder has not brought to an end."""
 
 Value = UUID | ObjectId | str | int | float | bool | Binary
 """A tenant's id as MongoDB's documents hold it."""
@@ -83,14 +83,19 @@ class FenceDocuments:
         return {one["_id"]["tenant"]: _fence(one) async for one in cursor}
 
     async def leave(
-        self, epochs: Mapping[UUID, int], values: Mapping[UUID, Sequence[Value]], by: str
+        self,
+        epochs: Mapping[UUID, int],
+        values: Mapping[UUID, Sequence[Value]],
+        by: str,
+        lease: float = LEASE,
     ) -> bool:
         """``home``, of an earlier epoch, becomes ``draining``. False: some tenant was not at home.
 
+        The holder has ``lease`` seconds to decide.
         ``values``: what the tenants' ids may be in MongoDB's documents, from which validators are made.
         """
         wanted = {tenant: {"state": State.HOME, "epoch": {"$lt": epoch}} for tenant, epoch in epochs.items()}
-        return await self._change(epochs, wanted, State.DRAINING, by, values)
+        return await self._change(epochs, wanted, State.DRAINING, by, values, lease)
 
     async def decide_left(self, epochs: Mapping[UUID, int], by: str) -> bool:
         """``draining`` of this holder becomes ``left``: from now on only PostgreSQL may take their writes."""
@@ -129,6 +134,7 @@ class FenceDocuments:
         to: State,
         by: str,
         values: Mapping[UUID, Sequence[Value]] | None = None,
+        lease: float = LEASE,
     ) -> bool:
         """Change all of these documents, or none; `Unclear` when the answer was lost."""
         concern = self._collection.write_concern
@@ -138,7 +144,10 @@ class FenceDocuments:
                 session.start_transaction(write_concern=concern, max_commit_time_ms=MAJORITY_MS),
             ):
                 for tenant, epoch in epochs.items():
-                    if not await self._one(session, tenant, epoch, wanted[tenant], to, by, values):
+                    new = _new(epoch, to, by, lease)
+                    if values is not None:
+                        new["values"] = {"$literal": list(values[tenant])}
+                    if not await self._one(session, tenant, wanted[tenant], to, new):
                         await session.abort_transaction()
                         return False
         except OperationFailure as error:
@@ -152,24 +161,8 @@ class FenceDocuments:
         return True
 
     async def _one(
-        self,
-        session: Any,
-        tenant: UUID,
-        epoch: int,
-        wanted: Mapping[str, Any],
-        to: State,
-        by: str,
-        values: Mapping[UUID, Sequence[Value]] | None,
+        self, session: Any, tenant: UUID, wanted: Mapping[str, Any], to: State, new: Mapping[str, Any]
     ) -> bool:
-        new: dict[str, Any] = {
-            "state": to,
-            "epoch": epoch,
-            "holder": by,
-            "changed_at": "$$NOW",
-            "until": _UNTIL,
-        }
-        if values is not None:
-            new["values"] = {"$literal": list(values[tenant])}
         collection = self._client[DATABASE][COLLECTION]
         result = await collection.update_one(
             {"_id": self._id(tenant), **wanted}, [{"$set": new}], session=session
@@ -189,7 +182,14 @@ class FenceDocuments:
         return {"migration": self._migration, "tenant": tenant}
 
 
-_UNTIL = {"$add": ["$$NOW", round(LEASE * 1000)]}
+def _new(epoch: int, to: State, by: str, lease: float) -> dict[str, Any]:
+    return {
+        "state": to,
+        "epoch": epoch,
+        "holder": by,
+        "changed_at": "$$NOW",
+        "until": {"$add": ["$$NOW", round(lease * 1000)]},
+    }
 
 
 def refused(fences: Iterable[Fence]) -> list[Fence]:
