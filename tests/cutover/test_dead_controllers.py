@@ -106,14 +106,14 @@ async def test_postgresql_is_away_while_a_tenant_drains(services: Services, tmp_
     async with moving(services, tmp_path, tenants=2) as w:
         tenant = (await tenants_of(w))[0]
         moved = asyncio.create_task(
-            once(w, "cutover", str(tenant), CROSSFADE_FAILPOINTS="cutover.fenced=hold:1:1.0")
+            once(w, "cutover", str(tenant), CROSSFADE_FAILPOINTS="cutover.fenced=hold:1:0.5")
         )
         fences = w.client["crossfade"]["fence"]
         mine = {"_id.migration": w.name, "_id.tenant": tenant, "state": "draining"}
         await w.until_async("the tenant drains", lambda: fences.find_one(mine))
-        await services.stop("postgres")
+        began = time.monotonic()
+        await services.kill("postgres")
         try:
-            began = time.monotonic()
             while not await _in_mongo(w, tenant):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
             seconds = time.monotonic() - began
@@ -124,4 +124,4 @@ async def test_postgresql_is_away_while_a_tenant_drains(services: Services, tmp_
             await services.start("postgres")
         await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))
         await _ends(w, tenant, "mongo", "PostgreSQL away")
-        assert seconds < 10, told
+        assert seconds < 5, told  # 2 s on a quiet machine
