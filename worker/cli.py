@@ -26,6 +26,7 @@ from worker.dead_letters_cli import dead_letters
 from worker.demo import demo
 from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
+from worker.finish_cli import finish
 from worker.inspect_cli import inspect
 from worker.mismatches_cli import mismatches_
 from worker.reconcile_cli import generations, run_once
@@ -77,6 +78,7 @@ main.add_command(mismatches_)
 main.add_command(repair)
 main.add_command(rollback)
 main.add_command(complete)
+main.add_command(finish)
 main.add_command(tenants_)
 main.add_command(status)
 main.add_command(topics)

@@ -170,6 +170,21 @@ async def existing_topics(kafka: Access, among: Iterable[str] | None = None) -> 
         return await _partitions(admin, sorted(wanted)) if wanted else {}
 
 
+async def delete_topics(kafka: Access, names: Iterable[str]) -> list[str]:
+    """Delete those of these topics that exist; return which. `ServiceUnavailable` where Kafka refuses."""
+    async with _administering(kafka) as admin:
+        wanted = sorted(set(await admin.list_topics()).intersection(names))
+        if wanted:
+            reply: Any = await admin.delete_topics(wanted)
+            for name, code, *_ in reply.topic_error_codes:
+                if code and (kind := for_code(code)) is not UnknownTopicOrPartitionError:
+                    raise ServiceUnavailable(
+                        f"Kafka refuses to delete topic {name} ({kind.__name__})",
+                        remedy="let the user delete topics, or delete them by hand",
+                    )
+        return wanted
+
+
 @asynccontextmanager
 async def _administering(kafka: Access) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(

@@ -29,7 +29,7 @@ from worker.mongo.client import RAW, Client, describe, told_clearly, transient
 
 COLLECTION = "reverse"
 NAMESPACE = f"{heartbeat.DATABASE}.{COLLECTION}"
-_BARRIERS = "reverse_barrier"
+BARRIERS = "reverse_barrier"
 _MAJORITY = WriteConcern("majority")
 _DECODED: CodecOptions[dict[str, Any]] = RAW.with_options(document_class=dict)  # pyright: ignore
 _TOO_LARGE = frozenset({10334, 17280, 17419, 17420})
@@ -70,7 +70,7 @@ async def prepare(client: Client) -> None:
 
 async def _prepare(client: Client) -> None:
     there = await client[heartbeat.DATABASE].list_collection_names()
-    for name in (COLLECTION, _BARRIERS):
+    for name in (COLLECTION, BARRIERS):
         if name not in there:
             with suppress(CollectionInvalid):  # another process made it in this moment
                 await client[heartbeat.DATABASE].create_collection(name)
@@ -235,7 +235,7 @@ async def arrive(client: Client, barrier: UUID, topic: str, partition: int, part
 
     `Transient` and `Fatal` as `write`.
     """
-    barriers = client[heartbeat.DATABASE].get_collection(_BARRIERS, write_concern=_MAJORITY)
+    barriers = client[heartbeat.DATABASE].get_collection(BARRIERS, write_concern=_MAJORITY)
     with _told():
         await barriers.update_one(
             {"_id": {"barrier": barrier, "topic": topic, "partition": partition}},
@@ -249,7 +249,7 @@ async def arrived(client: Client, barrier: UUID) -> bool:
 
     Errors as those of `told_clearly`.
     """
-    barriers = client[heartbeat.DATABASE].get_collection(_BARRIERS, read_concern=ReadConcern("majority"))
+    barriers = client[heartbeat.DATABASE].get_collection(BARRIERS, read_concern=ReadConcern("majority"))
     with told_clearly():
         found = await barriers.find({"_id.barrier": barrier}).to_list(None)
     return bool(found) and len(found) >= max(one["partitions"] for one in found)

