@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench roundtrip faults corruption model clean
+.PHONY: demo test check bench roundtrip faults corruption storm model clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -46,6 +46,9 @@ corruption: $(STAMP)
 	$(BIN)/python -m tests.corruption $(if $(N),--planted $(N)) $(ARGS)
 
 # The protocol in Promela: every order of events within the bounds, and that it breaks without each rule.
+storm: $(STAMP)
+	PYTHONPATH=clients/python $(BIN)/python -m tests.storm $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
 model: $(STAMP)
 	$(BIN)/python -m model $(ARGS)
 

@@ -1,0 +1,228 @@
+"""An application whose tenants move: leads written through `crossfade-client`, and what was acknowledged.
+
+Each lead is written by one task after the other, so its last acknowledged state is known for certain. What
+was given up without an answer may or may not have happened, and its lead is then left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+
+try:
+    import crossfade_client
+except ModuleNotFoundError:  # from a checkout, where it is not installed
+    sys.path.append(str(Path(__file__).parents[2] / "clients/python"))
+    import crossfade_client
+
+from pymongo import WriteConcern
+
+_TENANT = "SELECT set_config('app.current_tenant_id', $1, true)"
+_INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, $3, $4)"
+_UPDATE = "UPDATE leads SET name = $2 WHERE id = $1"
+_DELETE = "DELETE FROM leads WHERE id = $1"
+_KEPT = 200  # leads of a tenant that are written again and again
+
+
+class Accepted(NamedTuple):
+    """A write that was acknowledged: by which database, and when it was sent and answered (UNIX time)."""
+
+    tenant: UUID
+    side: str
+    sent: float
+    answered: float
+
+
+class Wrong(NamedTuple):
+    """A lead that is not as it was acknowledged: ``lost``, ``stale`` or ``resurrected``."""
+
+    tenant: UUID
+    id: UUID
+    kind: str
+
+
+@dataclass(slots=True)
+class Written:
+    """What was acknowledged, and how long each write took from the application's view (seconds)."""
+
+    states: dict[UUID, dict[UUID, str | None]] = field(default_factory=dict)
+    """By tenant and lead: its name, or None when it was deleted."""
+    accepted: list[Accepted] = field(default_factory=list)
+    unclear: int = 0
+    """Writes without an answer."""
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def took(self) -> list[float]:
+        """How long each acknowledged write took, its waiting through pauses included."""
+        return [one.answered - one.sent for one in self.accepted]
+
+
+class MovedWriter:
+    """Writes ``rate`` leads a second, over all tenants, until it is told to stop."""
+
+    def __init__(
+        self,
+        router: crossfade_client.Router,
+        mongo: Any,
+        postgres: asyncpg.Pool,
+        tenants: Sequence[UUID],
+        rate: float,
+        seed: int,
+    ) -> None:
+        self._router, self._pool, self._tenants, self._rate = router, postgres, list(tenants), rate
+        self._leads: Any = mongo.get_collection("leads", write_concern=WriteConcern("majority"))
+        self._random = random.Random(seed)
+        self._busy: set[UUID] = set()
+        self._count = 0
+        self.written = Written({tenant: {} for tenant in tenants})
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Write until ``stop``; at the end every write's outcome is known, or counted as unclear."""
+        began, under_way = time.monotonic(), set[asyncio.Task[None]]()
+        while not stop.is_set():
+            due = int((time.monotonic() - began) * self._rate)
+            while self._count < due and len(under_way) < 500:
+                self._count += 1
+                task = asyncio.create_task(self._one(self._random.choice(self._tenants), self._count))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*under_way)
+
+    async def _one(self, tenant: UUID, number: int) -> None:
+        known = self.written.states[tenant]
+        free = [lead for lead, name in known.items() if name is not None and lead not in self._busy]
+        kind = self._random.choices(("insert", "update", "delete"), (1, 6, 1))[0]
+        if len(known) < _KEPT // 4 or not free:
+            kind = "insert"
+        lead = uuid4() if kind == "insert" else self._random.choice(free)
+        name = None if kind == "delete" else f"version {number}"
+        self._busy.add(lead)
+        sent = time.time()
+        try:
+            side = await self._router.write(tenant, lambda side: self._unit(side, tenant, kind, lead, name))
+        except crossfade_client.RouterError as error:  # nothing was written
+            self._failed(error)
+        except Exception as error:
+            # A connection was lost, or the like: it may have been written. The lead is left alone.
+            self._failed(error)
+            self.written.unclear += 1
+            known.pop(lead, None)
+            return
+        else:
+            self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
+            known[lead] = name
+        self._busy.discard(lead)
+
+    def _failed(self, error: Exception) -> None:
+        kind = type(error).__name__
+        self.written.errors[kind] = self.written.errors.get(kind, 0) + 1
+
+    async def _unit(
+        self, side: crossfade_client.Side, tenant: UUID, kind: str, lead: UUID, name: str | None
+    ) -> str:
+        """Do one write as a unit of work; return the side that took it."""
+        if side.name == "mongo":
+            await self._in_mongo(tenant, kind, lead, name)
+        else:
+            await self._in_postgres(tenant, kind, lead, name)
+        return side.name
+
+    async def _in_mongo(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> None:
+        if kind == "insert":
+            await self._leads.insert_one(
+                {"_id": lead, "tenantId": tenant, "email": "a@b.example", "name": name}
+            )
+        elif kind == "update":
+            found = await self._leads.update_one({"_id": lead}, {"$set": {"name": name}})
+            _require(found.matched_count)
+        else:
+            _require(await crossfade_client.delete(self._leads, {"_id": lead}))
+
+    async def _in_postgres(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_TENANT, str(tenant))
+            if kind == "insert":
+                await connection.execute(_INSERT, lead, tenant, "a@b.example", name)
+                return
+            update = kind == "update"
+            told = await (
+                connection.execute(_UPDATE, lead, name) if update else connection.execute(_DELETE, lead)
+            )
+            _require(int(told.rpartition(" ")[2]))
+
+    async def compare(self, sides: Mapping[UUID, str]) -> list[Wrong]:
+        """Return the leads that are not as they were acknowledged, where each tenant is at home."""
+        wrong: list[Wrong] = []
+        for tenant, states in self.written.states.items():
+            there = await (
+                self._mongo_has(tenant) if sides[tenant] == "mongo" else self._postgres_has(tenant)
+            )
+            for lead, name in states.items():
+                if name is None and lead in there:
+                    wrong.append(Wrong(tenant, lead, "resurrected"))
+                elif name is not None and there.get(lead) != name:
+                    wrong.append(Wrong(tenant, lead, "stale" if lead in there else "lost"))
+        return wrong
+
+    async def _mongo_has(self, tenant: UUID) -> dict[UUID, str]:
+        found = self._leads.find({"tenantId": tenant}, {"name": 1})
+        return {one["_id"]: one.get("name") async for one in found}
+
+    async def _postgres_has(self, tenant: UUID) -> dict[UUID, str]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_TENANT, str(tenant))
+            return {
+                UUID(int=row[0].int): row[1] for row in await connection.fetch("SELECT id, name FROM leads")
+            }
+
+
+class NotThere(Exception):
+    """A lead that was acknowledged is not there to be changed: it was lost."""
+
+
+def _require(count: int) -> None:
+    if count != 1:
+        raise NotThere
+
+
+class Away(NamedTuple):
+    """A time in which a tenant was PostgreSQL's (UNIX time); None: it still is.
+
+    ``since``: before its phase was ``postgres``; ``closed``: when PostgreSQL had no writer of it any more;
+    ``opened``: when it was decided that MongoDB opens.
+    """
+
+    tenant: UUID
+    since: float
+    closed: float | None
+    opened: float | None
+
+
+def two_writers(accepted: Sequence[Accepted], away: Sequence[Away]) -> list[Accepted]:
+    """Return the writes that a database took while the other one had the tenant."""
+    by_tenant: dict[UUID, list[Away]] = {}
+    for one in away:
+        by_tenant.setdefault(one.tenant, []).append(one)
+    wrong: list[Accepted] = []
+    for one in accepted:
+        times = by_tenant.get(one.tenant, ())
+        if one.side == "postgres":
+            fine = any(one.answered >= t.since and (t.closed is None or one.sent <= t.closed) for t in times)
+        else:
+            fine = all(
+                one.sent <= t.since or (t.opened is not None and one.answered >= t.opened) for t in times
+            )
+        if not fine:
+            wrong.append(one)
+    return wrong

@@ -1,0 +1,171 @@
+"""The storm: an application writes through the client while its tenants move, and what became of all that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+import crossfade_client
+from examples.spaces.moved_writer import Accepted, Away, MovedWriter, Wrong, two_writers
+from tests.support.moving import moving, tenants_of
+from tests.support.world import World, once
+from worker.embedded import Services
+from worker.embedded.state import free_port
+
+Tell = Callable[[str], None]
+_AT_ONCE, _BATCH = 2, 10
+_MOVES = """
+SELECT tenant_id, from_phase::text, to_phase::text, extract(epoch FROM at)::float8, evidence::text
+FROM crossfade.transition ORDER BY transition_id
+"""
+
+
+@dataclass(slots=True)
+class Storm:
+    """What became of a storm. Pauses in milliseconds, as the controllers measured them."""
+
+    accepted: int = 0
+    unclear: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    wrong: list[Wrong] = field(default_factory=list)
+    both: list[Accepted] = field(default_factory=list)
+    cutovers: list[float] = field(default_factory=list)
+    rollbacks: list[float] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    calm: list[float] = field(default_factory=list)
+    """Milliseconds that writes of tenants took that never moved, before the moves."""
+    beside: list[float] = field(default_factory=list)
+    """And during them."""
+
+    @property
+    def held(self) -> bool:
+        """Whether all that was promised held."""
+        lost = self.errors.get("NotThere", 0)
+        return self.accepted > 0 and not (self.wrong or self.both or lost) and bool(self.rollbacks)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return a percentile; 0 of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+@asynccontextmanager
+async def application(w: World, tenants: Sequence[UUID], rate: float) -> AsyncIterator[MovedWriter]:
+    """Yield an application that is yet to write."""
+    dsn = w.services.dsn("application_role", w.name)
+    async with (
+        asyncpg.create_pool(dsn, min_size=2, max_size=8) as pool,
+        crossfade_client.Router(dsn=dsn, max_pause=60) as router,
+    ):
+        yield MovedWriter(router, w.mongo, pool, tenants, rate, 7)
+
+
+async def storm(
+    services: Services,
+    directory: Path,
+    *,
+    tenants: int,
+    rate: float,
+    moves: int,
+    seconds: float,
+    tell: Tell = lambda line: None,
+) -> Storm:
+    """Let ``moves`` cutovers and as many rollbacks happen while ``rate`` writes a second go on.
+
+    Before them it writes for ``seconds``, to compare with. A fifth of the tenants never moves.
+    """
+    result = Storm()
+    fast = {"CROSSFADE_RECONCILE_FULL_EVERY": "3"}
+    async with moving(services, directory, tenants=tenants, documents=tenants * 20, **fast) as w:
+        await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))
+        everyone = await tenants_of(w)
+        movers, staying = everyone[tenants // 5 or 1 :], set(everyone[: tenants // 5 or 1])
+        async with application(w, everyone, rate) as writer:
+            stop = asyncio.Event()
+            writing = asyncio.create_task(writer.run(stop))
+            try:
+                await asyncio.sleep(seconds)
+                calm = time.time()
+                await _moves(w, movers, moves, result, tell)
+            finally:
+                stop.set()
+                await writing
+            written = writer.written
+            ended = time.time()
+            for one in written.accepted:
+                if one.tenant in staying:
+                    took = (one.answered - one.sent) * 1000
+                    (result.calm if one.answered < calm else result.beside).append(took)
+            tell(f"writes ended after {ended - calm:.0f} s of moves; comparing")
+            await w.settled()
+            result.wrong = await writer.compare(await _sides(w))
+        result.accepted, result.unclear = len(written.accepted), written.unclear
+        result.errors = written.errors
+        result.both = two_writers(written.accepted, await _away(w, result))
+    return result
+
+
+async def _moves(w: World, movers: list[UUID], moves: int, result: Storm, tell: Tell) -> None:
+    """Move tenants there and back, in batches of tenants, until there were so many moves."""
+    done, place = 0, 0
+    while done < moves:
+        batch = [movers[(place + n) % len(movers)] for n in range(min(_BATCH, moves - done, len(movers)))]
+        place += len(batch)
+        for command in ("cutover", "rollback"):
+            given = (*map(str, batch), "--at-once", str(_AT_ONCE), "--window", "120", "--json")
+            _, told = await once(w, command, *given)
+            start = told.find("[\n")
+            assert start >= 0, told
+            for one in orjson.loads(told[start : told.rindex("]") + 1]):
+                if one["reason"]:
+                    result.aborted.append(f"{command}: {one['reason']}")
+            result.aborted += [line for line in told[:start].splitlines() if "trying again" in line]
+        done += len(batch)
+        tell(f"{done} of {moves} there and back")
+
+
+async def _sides(w: World) -> dict[UUID, str]:
+    connection = await w.connect()
+    try:
+        rows = await connection.fetch("SELECT tenant_id, phase::text FROM crossfade.tenant")
+        return {UUID(int=row[0].int): "postgres" if row[1] == "postgres" else "mongo" for row in rows}
+    finally:
+        await connection.close()
+
+
+async def _away(w: World, result: Storm) -> list[Away]:
+    """Return when tenants were PostgreSQL's, by the transitions; and note what the pauses were made of."""
+    connection = await w.connect()
+    try:
+        rows = await connection.fetch(_MOVES)
+    finally:
+        await connection.close()
+    away: list[Away] = []
+    begun: dict[UUID, Away] = {}
+    for tenant, before, after, at, evidence in rows:
+        told = orjson.loads(evidence)
+        if (before, after) == ("draining", "postgres"):
+            begun[tenant] = Away(UUID(int=tenant.int), at, None, None)
+            result.cutovers.append(told.get("pause_ms", 0.0))
+        elif (before, after) == ("postgres", "rolling_back"):
+            begun[tenant] = begun[tenant]._replace(closed=at)
+        elif (before, after) == ("rolling_back", "postgres"):
+            # Closed for a moment, and opened again: one time, for what is asked here.
+            begun[tenant] = begun[tenant]._replace(closed=None)
+        elif (before, after) == ("rolling_back", "opening"):
+            away.append(begun.pop(tenant)._replace(opened=at))
+        elif (before, after) == ("opening", "mongo"):
+            result.rollbacks.append(told.get("pause_ms", 0.0))
+        for name, milliseconds in told.get("steps_ms", {}).items():
+            result.steps.setdefault(f"{after} {name}", []).append(milliseconds)
+    return away + list(begun.values())
