@@ -11,11 +11,11 @@ from uuid import UUID
 
 import click
 import orjson
-from pymongo.errors import PyMongoError
 
 from worker.cutover.ground import Ground, opened
 from worker.cutover.move import REHEARSED, Result
 from worker.errors import CrossfadeError
+from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings
@@ -32,7 +32,13 @@ def options(command: F) -> F:
     for option in reversed(
         (
             click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none."),
-            click.option("--at-once", default=1, show_default=True, type=click.IntRange(1, 50)),
+            click.option(
+                "--at-once",
+                default=1,
+                show_default=True,
+                type=click.IntRange(1, 50),
+                help="Moves at a time.",
+            ),
             click.option("--rehearse", is_flag=True, help="Do all but decide; tell the pause."),
             click.option(
                 "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
@@ -89,7 +95,7 @@ async def _once(settings: Settings, role: str, tenants: list[UUID], make: Make) 
             return await make(ground, tenants)
     except CrossfadeError as error:
         return Result(tenants, "", why=str(error))
-    except PyMongoError as error:
+    except MONGO_FAULTS as error:
         return Result(tenants, "", why=f"MongoDB did not go along ({describe_mongo(error)})")
     except FAULTS as error:
         return Result(tenants, "", why=f"PostgreSQL did not go along ({describe(error)})")

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from pymongo.errors import PyMongoError
-
 from worker.cutover.ground import CLEAN_WITHIN, Ground
 from worker.errors import CrossfadeError
 from worker.mapping import Plans
 from worker.mongo import in_the_way, reverse
+from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State
 from worker.postgres import barriers, capture, fences, outbox, phases, transactions
@@ -60,7 +59,7 @@ async def _made(name: str, ask: _Ask, forcible: bool, ground: Ground, tenants: S
             ok, reason, remedy = await ask(ground, tenants)
     except CrossfadeError as error:
         return Check(name, False, error.message, error.remedy, forcible)
-    except PyMongoError as error:
+    except MONGO_FAULTS as error:
         return Check(name, False, f"MongoDB does not tell ({describe_mongo(error)})", "try again", forcible)
     except TimeoutError:
         return Check(name, False, "it took longer than 30 s", "try again", forcible)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import bson
 from bson.codec_options import CodecOptions
 
@@ -24,9 +23,11 @@ from worker.mapping import load
 from worker.mapping.ids import HASHED, uuid_to_objectid
 from worker.mongo.client import RAW, Client, connect, told_clearly
 from worker.mongo.fence_documents import FenceDocuments, Value
-from worker.mongo.validators import Validators, values_of
+from worker.mongo.validation import values_of
+from worker.mongo.validators import Validators
 from worker.postgres import barriers, evidence
 from worker.postgres.checkpoints import Checkpoints
+from worker.postgres.connect import Connection
 from worker.postgres.connect import connect as connect_postgres
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.sides import Sides
@@ -51,16 +52,16 @@ class Ground:
     sides: Sides
     real: RealCollections
     holder: str
-    _control: asyncpg.Connection | None = None
-    _reader: asyncpg.Connection | None = None
+    _control: Connection | None = None
+    _reader: Connection | None = None
 
     @property
-    def control(self) -> asyncpg.Connection:
+    def control(self) -> Connection:
         """As the role that may change phases. `Transient` while PostgreSQL was never reached."""
         return _there(self._control)
 
     @property
-    def reader(self) -> asyncpg.Connection:
+    def reader(self) -> Connection:
         """As the role that sees every tenant's rows; otherwise as `control`."""
         return _there(self._reader)
 
@@ -172,13 +173,13 @@ async def opened(settings: Settings, role: str, *, alone: bool = False) -> Async
         yield ground
 
 
-def _there(connection: asyncpg.Connection | None) -> asyncpg.Connection:
+def _there(connection: Connection | None) -> Connection:
     if connection is None:
         raise Transient("PostgreSQL has not been reached yet")
     return connection
 
 
-async def _control(settings: Settings) -> asyncpg.Connection:
+async def _control(settings: Settings) -> Connection:
     if settings.postgres_control_dsn is None:
         raise ConfigurationError(
             "CROSSFADE_POSTGRES_CONTROL_DSN: not set",
@@ -192,7 +193,7 @@ async def _control(settings: Settings) -> asyncpg.Connection:
     )
 
 
-async def _reader(settings: Settings) -> asyncpg.Connection:
+async def _reader(settings: Settings) -> Connection:
     if settings.postgres_reader_dsn is None:
         raise ConfigurationError(
             "CROSSFADE_POSTGRES_READER_DSN: not set",

@@ -8,16 +8,16 @@ done alone (D4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
-from worker.errors import ConfigurationError, CrossfadeError, MappingError
+from worker.errors import ConfigurationError, CrossfadeError, MappingError, Transient
+from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear
 from worker.mongo.validators import InTheWay
@@ -28,6 +28,7 @@ from worker.settings import Settings
 _log = structlog.get_logger()
 LOOK_EVERY = 0.5
 _HEAL_WITHIN = 0.2
+_EACH_WITHIN = 2.0
 _SUCCESSION = "its controller died"
 
 
@@ -62,85 +63,126 @@ class Keeper:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._told: dict[str, str] = {}
+        self._wrong: set[str] = set()
 
     async def look(self) -> None:
         """Look once; whatever is away is looked at again the next time."""
         fences = await self._by_mongodb()
-        if fences is not None:
-            await self._by_postgresql(fences)
+        await self._by_postgresql(fences)
 
     async def _by_mongodb(self) -> Mapping[UUID, Fence] | None:
         """End what overdue fence documents tell of, and heal validators; None while MongoDB is away."""
         ground = self._ground
         try:
-            fences = await ground.fences.read()
-            for one in fences.values():
+            for one in (await ground.fences.read()).values():
                 if one.overdue and one.state in (State.DRAINING, State.ABORTING):
                     _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
-                    async with asyncio.timeout(LOOK_EVERY * 10):
-                        await move.abort(ground, {one.tenant: one.epoch})
-            if wrong := await ground.validators.heal(_HEAL_WITHIN):
-                _log.error("validators were not what the fences say; they are again", collections=wrong)
+                    await self._patiently(move.abort(ground, {one.tenant: one.epoch}))
+            await self._heal()
             fences = await ground.fences.read()
-        except (PyMongoError, Unclear, TimeoutError) as error:
-            told = describe_mongo(error) if isinstance(error, PyMongoError) else type(error).__name__
+        except (*MONGO_FAULTS, Unclear) as error:
+            told = describe_mongo(error) if isinstance(error, MONGO_FAULTS) else type(error).__name__
             self._tell("MongoDB", told)
             return None
-        except InTheWay as error:
-            self._tell("MongoDB", str(error))
-            return await self._ground.fences.read()
         self._tell("MongoDB", "")
         return fences
 
-    async def _by_postgresql(self, fences: Mapping[UUID, Fence]) -> None:
-        """Let phases follow what MongoDB has decided; abort what was begun in PostgreSQL alone."""
+    async def _heal(self) -> None:
+        """Make validators what the fence documents say, where two looks found them otherwise.
+
+        A move that is under way changes the one a moment after the other.
+        """
+        wrong = set(await self._ground.validators.wrong())
+        if still := sorted(wrong & self._wrong):
+            try:
+                await self._ground.validators.heal(_HEAL_WITHIN)
+                _log.error("validators were not what the fences say; they are again", collections=still)
+            except InTheWay as error:
+                self._tell("a collection of MongoDB", str(error))
+                self._wrong = wrong
+                return
+        self._tell("a collection of MongoDB", "")
+        self._wrong = wrong
+
+    async def _patiently(self, work: Awaitable[object]) -> None:
+        """Do work for a tenant, but not so long that others wait for it: the next look goes on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EACH_WITHIN):
+                await work
+
+    async def _by_postgresql(self, fences: Mapping[UUID, Fence] | None) -> None:
+        """Let phases follow what MongoDB has decided; end what was begun in PostgreSQL alone."""
         ground = self._ground
         try:
             await ground.again()
             for one in await phases.moving(ground.control):
-                match one.phase:
-                    case "draining":
-                        await self._draining(one, fences.get(one.tenant))
-                    case "rolling_back" | "opening":
-                        await self._back(one)
+                if one.phase == "rolling_back":
+                    await self._back(one, fences.get(one.tenant) if fences else None)
+                elif fences is not None and one.phase == "opening":
+                    await self._opening(one)
+                elif fences is not None and one.phase == "draining":
+                    await self._draining(one, fences.get(one.tenant))
         except (CrossfadeError, phases.Locked, *FAULTS) as error:
             told = describe(error) if isinstance(error, FAULTS) else str(error)
             self._tell("PostgreSQL", told)
             return
         self._tell("PostgreSQL", "")
 
+    @asynccontextmanager
+    async def _alone(self, tenant: UUID) -> AsyncIterator[bool]:
+        """Hold a tenant's move, and tell whether that was to be had: else its controller lives."""
+        control = self._ground.control
+        held = await phases.try_hold(control, [tenant])
+        try:
+            yield held
+        finally:
+            if held and not control.is_closed():
+                await phases.let_go(control, [tenant])
+
     async def _draining(self, one: phases.Standing, fence: Fence | None) -> None:
         decided = fence is not None and fence.epoch == one.epoch and fence.state in (State.LEFT, State.HOME)
         begun = fence is None or (fence.epoch < one.epoch and fence.state is State.HOME)
-        # Its own controller does all this at once, unless it is dead or cannot reach PostgreSQL.
-        if not (decided or begun) or not await phases.try_hold(self._ground.control, [one.tenant]):
+        if not (decided or begun):
             return
-        try:
-            epochs = {one.tenant: one.epoch}
-            if begun and not await move.abort(self._ground, epochs):
+        async with self._alone(one.tenant) as alone:
+            if not alone:
                 return
-            after = "postgres" if fence is not None and decided and fence.state is State.LEFT else "mongo"
-            await phases.change(self._ground.control, epochs, "draining", after, _SUCCESSION)
-        finally:
-            if not self._ground.control.is_closed():
-                await phases.let_go(self._ground.control, [one.tenant])
-
-    async def _back(self, one: phases.Standing) -> None:
-        """What is ``opening`` is decided; before that, a tenant without controller stays in PostgreSQL."""
-        ground = self._ground
-        if not await phases.try_hold(ground.control, [one.tenant]):
-            return
-        try:
             epochs = {one.tenant: one.epoch}
-            if one.phase == "opening":
-                async with asyncio.timeout(LOOK_EVERY * 10):
-                    await rollback.open_mongodb(ground, epochs)
-                await phases.change(ground.control, epochs, "opening", "mongo", _SUCCESSION)
-            else:
-                await phases.change(ground.control, epochs, "rolling_back", "postgres", _SUCCESSION)
-        finally:
-            if not ground.control.is_closed():
-                await phases.let_go(ground.control, [one.tenant])
+            if begun:
+                await self._patiently(move.abort(self._ground, epochs))
+                fence = (await self._fence(one.tenant)) or fence
+                if fence is None or fence.epoch != one.epoch or fence.state is not State.HOME:
+                    return
+            after = "postgres" if fence is not None and fence.state is State.LEFT else "mongo"
+            await phases.change(self._ground.control, epochs, "draining", after, _SUCCESSION)
+
+    async def _opening(self, one: phases.Standing) -> None:
+        """It is decided: MongoDB opens."""
+        async with self._alone(one.tenant) as alone:
+            if not alone:
+                return
+            epochs = {one.tenant: one.epoch}
+            await self._patiently(rollback.open_mongodb(self._ground, epochs))
+            fence = await self._fence(one.tenant)
+            if fence is None or fence.state is not State.LEFT:
+                await phases.change(self._ground.control, epochs, "opening", "mongo", _SUCCESSION)
+
+    async def _back(self, one: phases.Standing, fence: Fence | None) -> None:
+        """Before the decision a tenant without controller stays in PostgreSQL, with MongoDB away too."""
+        if fence is not None and fence.state is State.HOME and fence.epoch > one.epoch:
+            # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
+            self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
+            return
+        async with self._alone(one.tenant) as alone:
+            if alone:
+                epochs = {one.tenant: one.epoch}
+                await phases.change(self._ground.control, epochs, "rolling_back", "postgres", _SUCCESSION)
+
+    async def _fence(self, tenant: UUID) -> Fence | None:
+        try:
+            return (await self._ground.fences.read()).get(tenant)
+        except MONGO_FAULTS as error:
+            raise Transient(f"MongoDB does not answer ({describe_mongo(error)})") from None
 
     def _tell(self, what: str, why: str) -> None:
         """Log what is in the way when it changes."""

@@ -21,14 +21,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from pymongo.errors import PyMongoError
 
 from worker import failpoints
 from worker.cutover import hooks
 from worker.cutover.ground import CLEAN_WITHIN, Ground
 from worker.cutover.verify import Verification
-from worker.errors import CrossfadeError, Transient, UsageError
+from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
+from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear, Value
 from worker.mongo.validators import InTheWay
@@ -104,7 +104,7 @@ class Move:
         await self._begin()
         try:
             why = await self._leave()
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a fault of ours
             await asyncio.shield(self._abort("it was interrupted"))
             raise
         if why is None:
@@ -172,7 +172,7 @@ class Move:
             return f"MongoDB's fence was held up: {error}"
         except Unclear:
             return "MongoDB did not answer"
-        except PyMongoError as error:
+        except MONGO_FAULTS as error:
             return f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
             return f"PostgreSQL did not go along ({describe(error)})"
@@ -245,14 +245,14 @@ class Move:
                 if await fences.decide_left(self._epochs, self._ground.holder):
                     return None
                 return "another controller aborted it" if not await self._left() else None
-            except (Unclear, PyMongoError):
+            except (Unclear, *MONGO_FAULTS):
                 await asyncio.sleep(delay)
             if time.monotonic() - self._began > self._options.deadline:
                 break
         for delay in Backoff(first=0.02, longest=0.5).delays():
             try:
                 return None if await self._left() else "MongoDB did not take the decision in time"
-            except PyMongoError:
+            except MONGO_FAULTS:
                 await asyncio.sleep(delay)
         raise AssertionError
 
@@ -283,6 +283,11 @@ class Move:
         """Let the tenants write in MongoDB again."""
         if self._fenced:
             if not await abort(self._ground, self._epochs, self._tell):
+                if not await self._left():
+                    raise Fatal(
+                        "MongoDB says that it has left, by another move than PostgreSQL knows of",
+                        remedy="was one of them put back? see docs/cutover.md",
+                    )
                 return await self._end(self._result("postgres", "", await self._open()))
             self._step("abort")
         pause = time.monotonic() - self._began if self._fenced else None
@@ -329,12 +334,14 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
                     return True
                 if any(found[one].state is State.LEFT for one in left if one in found):
                     return False
-                continue
+                if not all(one in found and found[one].state is State.ABORTING for one in left):
+                    await asyncio.sleep(delay)  # another change of one of them was under way
+                    continue
             failpoints.reach(failpoints.CUTOVER_ABORTING)
             await ground.validators.heal(_HEAL_WITHIN)
             if await ground.fences.come_home(left, State.ABORTING, ground.holder):
                 return True
-        except (Unclear, PyMongoError, InTheWay, CrossfadeError) as error:
+        except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:
                 tell(f"aborting waits for MongoDB: {type(error).__name__} {error}")
                 told = True

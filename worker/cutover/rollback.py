@@ -3,7 +3,8 @@
     look                        at all that the way back has written, while writes go on
     postgres -> rolling_back    in PostgreSQL, which waits for its writers; here the pause begins
     drain, barrier              the outbox is empty, and MongoDB has all of it
-    look                        at what was written since; the clusterTime before it is the floor
+    barrier                     through the change stream: its clusterTime is the floor
+    look                        at what was written since; no write of MongoDB's own may wait to be undone
     rolling_back -> opening     in PostgreSQL: decided
     left -> home, unfence       in MongoDB: here the pause ends
     opening -> mongo            in PostgreSQL
@@ -20,18 +21,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from pymongo.errors import PyMongoError
-
 from topics import key_to_id
 from worker import failpoints
 from worker.cutover.ground import Ground
 from worker.cutover.move import REHEARSED, Options, Result, Tell, follow, quietly
 from worker.errors import CrossfadeError, Transient, UsageError
+from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import reverse
+from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State, Unclear
 from worker.mongo.validators import InTheWay
-from worker.postgres import outbox, phases
+from worker.postgres import barriers, outbox, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.reconcile.judge import Identity
 from worker.reconcile.recheck import look_at
@@ -53,7 +54,10 @@ class Rollback:
     def __init__(self, ground: Ground, tenants: Sequence[UUID], options: Options, tell: Tell) -> None:
         self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
         self._epochs: Mapping[UUID, int] = {}
-        self._fits: dict[tuple[str, bytes], int] = {}
+        self._barrier = uuid4()
+        self._above = -1  # versions up to here were looked at
+        self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
+        self._seen = 0
         self._began = self._step_began = 0.0
         self._steps: dict[str, float] = {}
 
@@ -75,7 +79,7 @@ class Rollback:
             raise
         try:
             floor, why = await self._drain()
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a fault of ours
             await asyncio.shield(self._back("it was interrupted"))
             raise
         if why is not None:
@@ -133,7 +137,7 @@ class Rollback:
                 0,
                 f"not drained within {self._options.deadline:g} s ({done}): does `crossfade reverse` run?",
             )
-        except PyMongoError as error:
+        except MONGO_FAULTS as error:
             return 0, f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
             return 0, f"PostgreSQL did not go along ({describe(error)})"
@@ -141,55 +145,65 @@ class Rollback:
             return 0, error.message
 
     async def _drained(self) -> int:
-        ground, barrier = self._ground, uuid4()
+        ground, behind = self._ground, uuid4()
         for tenant in self._tenants:
             while not await outbox.drained(ground.control, tenant):  # noqa: ASYNC110 - another process's work
                 await asyncio.sleep(_ASK_EVERY)
         self._step("drain")
-        await outbox.ask_barrier(ground.control, barrier)
-        while not await reverse.arrived(ground.client, barrier):  # noqa: ASYNC110 - another process's work
+        await outbox.ask_barrier(ground.control, behind)
+        while not await reverse.arrived(ground.client, behind):  # noqa: ASYNC110 - another process's work
             await asyncio.sleep(_ASK_EVERY)
         self._step("barrier")
-        at = await ground.sides.now()
-        await self._look(_MOST_IN_PAUSE)
+        # What the way back wrote came before this: nothing below it may change rows afterwards (A4).
+        # And what a rogue write did is either parked when it has come through, or newer, and is done at home.
+        floor = await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
+        await asyncio.gather(self._arrived(), self._look(_MOST_IN_PAUSE))
+        self._step("verify")
         for tenant in self._tenants:
             if await outbox.faults(ground.control, tenant):
                 raise _Aborts(f"the way back of tenant {tenant} is broken")
-        self._step("verify")
+        if count := await barriers.parked_by_rollback(ground.control, self._tenants):
+            raise _Aborts(f"{count} writes in MongoDB are to be undone first, which happens now: try again")
         if self._options.rehearse:
             raise _Aborts(REHEARSED)
         failpoints.reach(failpoints.ROLLBACK_VERIFIED)
-        return at.time << 32 | at.inc
+        return floor
+
+    async def _arrived(self) -> None:
+        """Wait until apply has all that MongoDB had before our barrier."""
+        while not (await barriers.arrived(self._ground.control, self._barrier)).everywhere:  # noqa: ASYNC110
+            await asyncio.sleep(_ASK_EVERY)
 
     async def _look(self, most: int) -> None:
         """Look at what the way back has written since the last look; `_Aborts` where something does not fit.
 
         The first look is while writes go on: what does not fit then is looked at again.
         """
-        ground = self._ground
-        identities: dict[tuple[str, UUID], Identity] = {}
-        keys: dict[tuple[str, UUID], tuple[tuple[str, bytes], int]] = {}
+        ground, wanted = self._ground, self._unfit
         for tenant in self._tenants:
-            async for written in reverse.written(ground.client, tenant):
-                if self._fits.get((written.namespace, written.key)) == written.version:
-                    continue
-                if (planned := ground.sides.planned(written.namespace)) is None:
-                    continue
-                source = ground.sides.source(written.namespace)
-                id_ = key_to_id(written.key)
-                identity = source.identity(planned.plan.row_id(id_), id_)
-                place = written.namespace, identity.row_id
-                identities[place] = identity
-                keys[place] = (written.namespace, written.key), written.version
-        if len(identities) > most:
-            raise Transient(f"{len(identities):,} documents were written meanwhile", remedy="try again")
+            async for written in reverse.written(ground.client, tenant, self._above):
+                wanted[written.namespace, written.key] = written
+                if len(wanted) > most:
+                    raise Transient("too many documents were written since its cutover", remedy="try again")
+        self._unfit = {}
+        identities: dict[tuple[str, UUID], Identity] = {}
+        places: dict[tuple[str, UUID], reverse.Known] = {}
+        for written in wanted.values():
+            self._above = max(self._above, written.version)
+            if (planned := ground.sides.planned(written.namespace)) is None:
+                continue
+            source = ground.sides.source(written.namespace)
+            id_ = key_to_id(written.key)
+            identity = source.identity(planned.plan.row_id(id_), id_)
+            place = written.namespace, identity.row_id
+            identities[place], places[place] = identity, written
         unfit: list[str] = []
         for look, _ in await look_at(ground.sides, ground.reader, identities.values(), ()):
             place = look.identity.collection, look.identity.row_id
-            key, version = keys[place]
             if look.kind is None:
-                self._fits[key] = version
+                self._seen += 1
             else:
+                self._unfit[places[place].namespace, places[place].key] = places[place]
                 unfit.append(f"{place[0]} {place[1]} ({look.kind})")
         if unfit and self._epochs:
             raise _Aborts(f"{len(unfit)} documents do not fit ({', '.join(unfit[:3])})")
@@ -197,7 +211,7 @@ class Rollback:
     async def _open(self, floor: int) -> Result:
         """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""
         ground = self._ground
-        told = {"floor": str(floor), "looked_at": len(self._fits)}
+        told = {"floor": str(floor), "looked_at": self._seen}
         decided = await self._decide(floor, told)
         if decided is None:
             return self._result("postgres", "another controller took it back")
@@ -265,7 +279,7 @@ class Rollback:
 
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:
         pause = time.monotonic() - self._began if self._began else None
-        return Result(self._tenants, phase, pause, self._steps, why, len(self._fits), settled)
+        return Result(self._tenants, phase, pause, self._steps, why, self._seen, settled)
 
 
 async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:
@@ -288,7 +302,7 @@ async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = 
             if not left:
                 await ground.validators.heal(_HEAL_WITHIN)
                 return
-        except (Unclear, PyMongoError, InTheWay, CrossfadeError) as error:
+        except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:
                 tell(f"opening waits for MongoDB: {type(error).__name__} {error}")
                 told = True

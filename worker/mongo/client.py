@@ -37,6 +37,8 @@ _TRANSIENT = frozenset(
     {6, 7, 43, 50, 63, 64, 89, 91, 112, 133, 134, 136, 150, 189, 202, 234, 237, 239, 246, 262, 290}
     | {9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436}
 )
+FAULTS = (PyMongoError,)
+"""What the driver raises, whatever is wrong; `describe` tells it."""
 REFUSED = frozenset({13, 18})
 """Codes of a user that may not, or is not who it says (Unauthorized, AuthenticationFailed)."""
 

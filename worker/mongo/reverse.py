@@ -95,11 +95,14 @@ class Known(NamedTuple):
     version: int
 
 
-async def written(client: Client, tenant: UUID) -> AsyncIterator[Known]:
-    """Yield what the way back has ever written of a tenant. Errors as those of `told_clearly`."""
+async def written(client: Client, tenant: UUID, above: int) -> AsyncIterator[Known]:
+    """Yield what the way back has written of a tenant with versions above one.
+
+    Errors as those of `told_clearly`.
+    """
     ledger = client[heartbeat.DATABASE].get_collection(COLLECTION, read_concern=ReadConcern("majority"))
     with told_clearly():
-        async for one in ledger.find({"tenant": tenant}):
+        async for one in ledger.find({"tenant": tenant, "version": {"$gt": above}}):
             yield Known(one["_id"]["ns"], bytes(one["_id"]["key"]), int(one["version"]))
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID, uuid4
 
 import bson
 import structlog
-from bson import ObjectId
-from bson.binary import Binary, UuidRepresentation
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
 from pymongo import ReadPreference, ReplaceOne, ReturnDocument, WriteConcern
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
@@ -28,22 +28,30 @@ from worker.mapping import Mapping as MappingFile
 from worker.mapping import row_id
 from worker.mapping.sources import named_tenant
 from worker.mongo.client import Client, describe
-from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, Fence, FenceDocuments, Value, refused
+from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, FenceDocuments, refused
+from worker.mongo.validation import (
+    ACTION,
+    LEVEL,
+    NONE,
+    OURS,
+    Rule,
+    Validation,
+    ours,
+    own_of,
+    refuses,
+    undecoded,
+    with_ours,
+)
 
 _log = structlog.get_logger()
 
-_OURS = "crossfade"
 LOCKS, SET_ASIDE = "fence_lock", "fence_set_aside"
 """Collections of ours: the lock, and applications' validators while ours are in their place."""
 
-# Seconds after which the lock is another's. Nothing is sent that could take effect after half of them.
-_LOCK_FOR = 10.0
+_MARGIN = 1.0  # seconds for which the lock is held beyond what a collMod of it may take
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _ASK_EVERY = 0.003
-_NOTHING = {"_id": {"$exists": False}}
-"""What no document passes: a collection whose documents are all of one tenant."""
 _NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
-_LEVEL, _ACTION = "strict", "error"
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
 )
@@ -55,25 +63,6 @@ class InTheWay(Exception):
     def __init__(self, namespace: str, why: str) -> None:
         super().__init__(f"{namespace}: {why}")
         self.namespace, self.why = namespace, why
-
-
-class Rule(NamedTuple):
-    """How a real collection tells whose a document is: at ``path``, or all are of one tenant."""
-
-    collection: Collection
-    path: str | None
-    only: UUID | None
-
-
-class Validation(NamedTuple):
-    """A collection's validation, as listCollections tells it."""
-
-    validator: Mapping[str, Any]
-    level: str
-    action: str
-
-
-_NONE = Validation({}, _LEVEL, _ACTION)
 
 
 class Validators:
@@ -95,34 +84,33 @@ class Validators:
         wanted = set(tenants)
         await self._set(within, lambda rule: rule.path is not None or rule.only in wanted)
 
-    async def heal(self, within: float) -> list[str]:
-        """Make all validators what the fence documents say; return the namespaces that were otherwise.
-
-        `InTheWay` as of `fence`.
-        """
-        fences = refused((await self._fences.read()).values())
-        aside = await self._set_aside()
-        live = await self._live()
-        wrong = [
+    async def wrong(self) -> list[str]:
+        """Return the collections whose validators, at the primary, are not what the fence documents say."""
+        found, aside, live = await asyncio.gather(self._fences.read(), self._set_aside(), self._live())
+        fences = refused(found.values())
+        return [
             str(rule.collection)
             for rule in self._rules(live)
-            if ours(rule, fences) != _ours_in(live.get(str(rule.collection)))
-            or (str(rule.collection) in aside) != bool(ours(rule, fences))
+            if not refuses(live.get(str(rule.collection)), part := ours(rule, fences), exactly=True)
+            or (str(rule.collection) in aside) != bool(part)
         ]
-        if wrong:
+
+    async def heal(self, within: float) -> None:
+        """Make all validators what the fence documents say. `InTheWay` as of `fence`."""
+        if await self.wrong():
             await self._set(within, lambda rule: False)
-        return wrong
 
     async def restore(self, within: float) -> None:
         """Put applications' validators back, whatever the fence documents say. `InTheWay` as of `fence`."""
         await self._set(within, lambda rule: False, nobody=True)
 
     async def read_back(self, tenants: Iterable[UUID]) -> bool:
-        """Whether the primary's validators are what the fence documents say, and refuse these tenants."""
-        fences = refused((await self._fences.read()).values())
+        """Whether the primary's validators refuse these tenants everywhere, whatever they do to others."""
+        wanted = set(tenants)
+        fences = [one for one in refused((await self._fences.read()).values()) if one.tenant in wanted]
         live = await self._live()
-        return set(tenants) <= {one.tenant for one in fences} and all(
-            ours(rule, fences) == _ours_in(live.get(str(rule.collection))) for rule in self._rules(live)
+        return len(fences) == len(wanted) and all(
+            refuses(live.get(str(rule.collection)), ours(rule, fences)) for rule in self._rules(live)
         )
 
     def _rules(self, live: Mapping[str, Validation]) -> list[Rule]:
@@ -150,7 +138,7 @@ class Validators:
         ``always``: whether a collMod is sent though nothing differs, for then a majority has what it sets.
         """
         until = time.monotonic() + within
-        async with self._locked(until) as lock:
+        async with self._locked(within) as lock:
             found, aside, live = await asyncio.gather(self._fences.read(), self._set_aside(), self._live())
             fences = [] if nobody else refused(found.values())
             wanted: dict[Rule, Validation] = {}
@@ -159,8 +147,8 @@ class Validators:
             for rule in self._rules(live):
                 namespace = str(rule.collection)
                 part = ours(rule, fences)
-                own = _own(namespace, aside.get(namespace), live.get(namespace))
-                wanted[rule] = _with(part, own)
+                own = own_of(namespace, aside.get(namespace), live.get(namespace))
+                wanted[rule] = with_ours(part, own)
                 if part and aside.get(namespace) != own:
                     keep[namespace] = own
                 elif not part and namespace in aside:
@@ -171,9 +159,11 @@ class Validators:
                 left = min(until, lock.until) - time.monotonic()
                 if left <= 0:
                     raise InTheWay(str(todo[0].collection), "it was changed by others for too long")
+                lock.answered = False
                 await _all(
                     self._collmod(rule.collection, wanted[rule], lock.attempt, left, live) for rule in todo
                 )
+                lock.answered = True
                 live = await self._live()
                 todo = [rule for rule in wanted if not _same(rule, wanted, live)]
             if forget:
@@ -197,7 +187,9 @@ class Validators:
             "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
         }
         try:
-            await self._client[collection.database].command(command)
+            reply = await self._client[collection.database].command(command)
+            if "writeConcernError" in reply:  # which `command` does not raise
+                raise InTheWay(str(collection), "no majority of the replica set answers")
         except OperationFailure as error:
             if error.code in (_TIMED_OUT, _KILLED):
                 raise InTheWay(str(collection), "an open transaction, or many writes, hold it") from None
@@ -226,7 +218,7 @@ class Validators:
         found = self._aside.find({"_id.migration": self._migration})
         return {
             one["_id"]["namespace"]: Validation(
-                _undecoded(bson.decode(one["validator"], codec_options=_CODEC)), one["level"], one["action"]
+                undecoded(bson.decode(one["validator"], codec_options=_CODEC)), one["level"], one["action"]
             )
             async for one in found
         }
@@ -245,37 +237,39 @@ class Validators:
             async for one in await primary.list_collections(filter={"type": "collection"}):
                 options = one.get("options", {})
                 found[f"{database}.{one['name']}"] = Validation(
-                    _undecoded(options.get("validator", {})),
-                    options.get("validationLevel", _LEVEL),
-                    options.get("validationAction", _ACTION),
+                    undecoded(options.get("validator", {})),
+                    options.get("validationLevel", LEVEL),
+                    options.get("validationAction", ACTION),
                 )
         return found
 
     @asynccontextmanager
-    async def _locked(self, until: float) -> AsyncIterator[_Lock]:
+    async def _locked(self, within: float) -> AsyncIterator[_Lock]:
         """Hold the lock of this migration's validators. What a predecessor had sent is ended first (D5)."""
-        attempt = f"{_OURS} {uuid4()}"
-        before = await self._lock(attempt, until)
-        lock = _Lock(attempt, time.monotonic() + _LOCK_FOR / 2)
+        attempt, until = f"{OURS} {uuid4()}", time.monotonic() + within
+        before = await self._lock(attempt, until, within + _MARGIN)
+        lock = _Lock(attempt, time.monotonic() + within + _MARGIN / 2)
         try:
             if before:
                 await self._end(before, until)
             yield lock
         finally:
+            # A collMod without an answer may be under way still: then the next one ends it by its name.
+            left = {} if lock.answered else {"attempt": attempt}
             try:
                 await self._locks.update_one(
                     {"_id": self._migration, "attempt": attempt},
-                    [{"$set": {"until": "$$NOW", "attempt": None}}],
+                    [{"$set": {"until": "$$NOW", "attempt": None, **left}}],
                 )
             except PyMongoError as error:  # it runs out by itself
                 _log.warning("the fences' lock was not given back", error=describe(error))
 
-    async def _lock(self, attempt: str, until: float) -> str | None:
-        """Take the lock; return the attempt of whoever had it and did not give it back."""
+    async def _lock(self, attempt: str, until: float, seconds: float) -> str | None:
+        """Take the lock for some seconds; return the attempt of whoever had it and did not give it back."""
         new = {
             "attempt": attempt,
             "holder": self._holder,
-            "until": {"$add": ["$$NOW", round(_LOCK_FOR * 1000)]},
+            "until": {"$add": ["$$NOW", round(seconds * 1000)]},
         }
         while True:
             before = await self._locks.find_one_and_update(
@@ -312,78 +306,28 @@ class Validators:
         return {"migration": self._migration, "namespace": namespace}
 
 
-async def _all(works: Iterable[Awaitable[None]]) -> None:
-    """Do all of it at once; when all has ended, raise the first of what went wrong."""
-    for done in await asyncio.gather(*works, return_exceptions=True):
-        if done is not None:
-            raise done
+async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it at once, and wait until it has ended, even when cancelled meanwhile.
+
+    Nobody may take a collMod for ended that is yet to take effect; each has its own limit of time.
+    """
+    tasks = {asyncio.create_task(work) for work in works}
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        await asyncio.wait(tasks)
+        raise
+    for task in tasks:
+        task.result()
 
 
 def _same(rule: Rule, wanted: Mapping[Rule, Validation], live: Mapping[str, Validation]) -> bool:
-    return live.get(str(rule.collection), _NONE) == wanted[rule]
+    return live.get(str(rule.collection), NONE) == wanted[rule]
 
 
-class _Lock(NamedTuple):
+@dataclass(slots=True)
+class _Lock:
     attempt: str
     until: float
     """By this process's monotonic clock: nothing is sent that could take effect later."""
-
-
-def ours(rule: Rule, fences: Iterable[Fence]) -> dict[str, Any]:
-    """Return our part of a collection's validator; empty where no tenant is refused there."""
-    if rule.path is None:
-        return dict(_NOTHING) if any(one.tenant == rule.only for one in fences) else {}
-    values = [_plain(value) for one in fences for value in one.values]
-    return {rule.path: {"$nin": values}} if values else {}
-
-
-def _own(namespace: str, aside: Validation | None, now: Validation | None) -> Validation:
-    """Return the application's own validation: set aside, or as it is now where ours is not there."""
-    if now is None:
-        return _NONE
-    if not _ours_in(now):
-        if aside is not None and aside != now:
-            _log.error("the application changed a fenced collection's validator", collection=namespace)
-        return now
-    if aside is None:
-        _log.error("what a validator of ours replaced is not known", collection=namespace)
-    return aside or _NONE
-
-
-def _plain(value: Value) -> Value:
-    """Return a value as `command` takes it, which does not know how this client writes UUIDs."""
-    return Binary.from_uuid(value) if isinstance(value, UUID) else value
-
-
-def _with(part: dict[str, Any], own: Validation) -> Validation:
-    """Return the validation with our part, and with the application's where that goes with ours."""
-    if not part:
-        return own
-    marked: list[dict[str, Any]] = [{"$comment": _OURS, **part}]
-    if own.validator and (own.level, own.action) == (_LEVEL, _ACTION):
-        marked.append(dict(own.validator))
-    return Validation({"$and": marked}, _LEVEL, _ACTION)
-
-
-def _ours_in(now: Validation | None) -> dict[str, Any]:
-    """Return our part of a validation, as it was read; empty where it has none."""
-    if now is None or (now.level, now.action) != (_LEVEL, _ACTION):
-        return {}
-    parts = now.validator.get("$and")
-    if not isinstance(parts, list) or not parts or parts[0].get("$comment") != _OURS:
-        return {}
-    return {key: value for key, value in parts[0].items() if key != "$comment"}
-
-
-def _undecoded(value: Any) -> Any:
-    """Return what was decoded with UUIDs as `command` takes them."""
-    if isinstance(value, Mapping):
-        return {key: _undecoded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_undecoded(one) for one in value]
-    return _plain(value)
-
-
-def values_of(tenant: UUID, objectid: ObjectId | None) -> list[Value]:
-    """Return what a tenant's id may be in MongoDB, where its row id tells that."""
-    return [tenant] if objectid is None else [tenant, objectid]
+    answered: bool = True

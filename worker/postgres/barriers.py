@@ -53,6 +53,10 @@ _LETTERS = """
 SELECT count(*) FROM crossfade.dead_letter
 WHERE state IN ('parked', 'dead') AND (tenant_id = ANY($1::uuid[]) OR tenant_id IS NULL)
 """
+_PARKED = """
+SELECT count(*) FROM crossfade.dead_letter
+WHERE state = 'parked' AND kind = 'rolling_back' AND tenant_id = ANY($1::uuid[])
+"""
 _FORGET = """
 WITH barriers AS (DELETE FROM crossfade.barrier WHERE barrier_id = ANY($1::uuid[]))
 DELETE FROM crossfade.draining_document d USING unnest($2::uuid[], $3::bigint[]) AS k(tenant_id, epoch)
@@ -101,6 +105,11 @@ async def examples(connection: Connection, tenant: UUID) -> list[Touched]:
 async def letters(connection: Connection, tenants: Collection[UUID]) -> int:
     """Return how many dead letters of these tenants, or of nobody known, stand."""
     return await connection.fetchval(_LETTERS, list(tenants)) or 0
+
+
+async def parked_by_rollback(connection: Connection, tenants: Collection[UUID]) -> int:
+    """Return how many events of these tenants wait because they are `rolling_back` (A7)."""
+    return await connection.fetchval(_PARKED, list(tenants)) or 0
 
 
 async def forget(

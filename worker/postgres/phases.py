@@ -54,6 +54,12 @@ INSERT INTO crossfade.transition (tenant_id, from_phase, to_phase, epoch, os_use
 SELECT k.tenant_id, $3::crossfade.phase, $4::crossfade.phase, k.epoch, $5, $6, $7::jsonb
 FROM unnest($1::uuid[], $2::bigint[]) AS k(tenant_id, epoch)
 """
+# A decision counts when its COMMIT is durable, whatever the database's default is (D1).
+_SETTINGS = """
+SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',
+    CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
+    ELSE current_setting('synchronous_commit') END, true)
+"""
 _CLOSE = "SELECT pg_advisory_xact_lock(crossfade.tenant_lock($1))"
 # A lock of one bigint is told as its two halves. Whoever waits for it is not in the way.
 _HOLDERS = """
