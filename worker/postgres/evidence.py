@@ -14,8 +14,9 @@ from worker.postgres.reconciliation import STANDS
 _FULL = f"""
 SELECT generation, coalesce(began_time, 0), incarnation FROM crossfade.generation
 WHERE kind = 'full' AND finished_at IS NOT NULL AND (tenant_id IS NULL OR tenant_id = $2)
-    AND generation <= $3 AND {STANDS.format("$1")}
-ORDER BY generation DESC LIMIT 1
+    AND ended_moment <= (SELECT ended_moment FROM crossfade.generation WHERE generation = $3)
+    AND {STANDS.format("$1")}
+ORDER BY ended_moment DESC LIMIT 1
 """  # noqa: S608
 _SUMS = """
 SELECT s.namespace, s.mongo_documents, s.mongo_hash::text, s.postgres_documents, s.postgres_hash::text
