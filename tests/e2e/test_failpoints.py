@@ -13,7 +13,9 @@ from worker.embedded import Services
 # These have tests of their own (test_lost_token.py, test_batches.py, test_way_back.py): a first copy has
 # no removal.
 ELSEWHERE = {failpoints.REMOVAL_AFTER_SEND, failpoints.ROLLBACK_BEFORE_COMMIT, failpoints.REPAIR_BEFORE_SEND}
-ELSEWHERE |= {name for name in failpoints.NAMES if name.startswith(("reconcile.", "reverse."))}
+ELSEWHERE |= {
+    name for name in failpoints.NAMES if name.startswith(("reconcile.", "reverse.", "cutover.", "rollback."))
+}
 
 
 @pytest.mark.parametrize("place", sorted(failpoints.NAMES - ELSEWHERE))
