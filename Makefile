@@ -47,7 +47,7 @@ corruption: $(STAMP)
 
 # The protocol in Promela: every order of events within the bounds, and that it breaks without each rule.
 storm: $(STAMP)
-	PYTHONPATH=clients/python $(BIN)/python -m tests.storm $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+	$(BIN)/python -m tests.storm $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 model: $(STAMP)
 	$(BIN)/python -m model $(ARGS)

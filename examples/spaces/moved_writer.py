@@ -10,7 +10,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,18 @@ class Wrong(NamedTuple):
     tenant: UUID
     id: UUID
     kind: str
+
+
+@asynccontextmanager
+async def application(
+    dsn: str, mongo: Any, tenants: Sequence[UUID], rate: float, seed: int
+) -> AsyncIterator[MovedWriter]:
+    """Yield an application that is yet to write; ``dsn``: PostgreSQL as the application's role."""
+    async with (
+        asyncpg.create_pool(dsn, min_size=1, max_size=8) as pool,
+        crossfade_client.Router(dsn=dsn, max_pause=60) as router,
+    ):
+        yield MovedWriter(router, mongo, pool, tenants, rate, seed)
 
 
 @dataclass(slots=True)

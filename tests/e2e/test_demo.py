@@ -22,11 +22,13 @@ async def test_the_demo_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told, progress = await asyncio.wait_for(process.communicate(), 180)
+    told, progress = await asyncio.wait_for(process.communicate(), 280)
     assert process.returncode == 0, progress.decode()
     figures = json.loads(told)
     assert figures["equal"] and figures["documents"] >= 2000 and figures["changes"] > 2000
     assert figures["documents_differing"] == figures["acknowledged_writes_lost"] == 0
+    assert figures["moving_writes"] > figures["of_them_in_postgresql"] > 0 == figures["moving_writes_lost"]
+    assert all(0 < figures[f"{move}_pause_ms"] < 1000 for move in ("cutover", "rollback", "cutover_again"))
     assert 0 < figures["lag_p50_ms"] <= figures["lag_p99_ms"]
     assert not _left(tmp_path)
 

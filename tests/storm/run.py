@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import orjson
 
-import crossfade_client
-from examples.spaces.moved_writer import Accepted, Away, MovedWriter, Wrong, two_writers
+from examples.spaces.moved_writer import Accepted, Away, Wrong, application, two_writers
 from tests.support.moving import moving, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -59,17 +56,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-@asynccontextmanager
-async def application(w: World, tenants: Sequence[UUID], rate: float) -> AsyncIterator[MovedWriter]:
-    """Yield an application that is yet to write."""
-    dsn = w.services.dsn("application_role", w.name)
-    async with (
-        asyncpg.create_pool(dsn, min_size=2, max_size=8) as pool,
-        crossfade_client.Router(dsn=dsn, max_pause=60) as router,
-    ):
-        yield MovedWriter(router, w.mongo, pool, tenants, rate, 7)
-
-
 async def storm(
     services: Services,
     directory: Path,
@@ -90,7 +76,8 @@ async def storm(
         await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))
         everyone = await tenants_of(w)
         movers, staying = everyone[tenants // 5 or 1 :], set(everyone[: tenants // 5 or 1])
-        async with application(w, everyone, rate) as writer:
+        dsn = services.dsn("application_role", w.name)
+        async with application(dsn, w.mongo, everyone, rate, 7) as writer:
             stop = asyncio.Event()
             writing = asyncio.create_task(writer.run(stop))
             try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 from bson import Decimal128, Int64, ObjectId
 
 from worker.mapping.difference import Difference, NotByPath, difference, merged, same
 
-ID, AT = uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
+ID, AT = UUID(int=4), datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
