@@ -27,8 +27,8 @@ async def moves(
 ) -> dict[str, Any]:
     """Move a tenant, and return the summary's lines: pauses in milliseconds, and what was lost.
 
-    ``dsn``: PostgreSQL as the application's role. Publish, apply, reverse, reconcile and control must run, and
-    the fences be installed.
+    ``dsn``: PostgreSQL as the application's role. Publish, apply, reverse, reconcile and control must run,
+    and the fences be installed.
     """
     tenant: UUID = min(await database["tenants"].distinct("_id"))
     told: dict[str, Any] = {"moved_tenant": str(tenant)}
