@@ -1,0 +1,77 @@
+"""Hooks, groups and open transactions: what holds a move up aborts it, and the tenants can write again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from tests.support.moving import cutover, moving, phase, tenants_of
+from tests.support.world import World, once
+from worker.embedded import Services
+
+
+async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path) -> None:
+    async with moving(services, tmp_path, tenants=4, documents=200) as w:
+        one, two, three, home = await tenants_of(w)
+
+        code, (result,) = await cutover(w, str(one), "--before", "echo no >&2; exit 3", "--window", "0")
+        assert code == 1 and "the hook before draining failed with exit code 3: no" in result["reason"]
+        code, (result,) = await cutover(w, str(one), "--before", "sleep 60", "--hook-within", "0.5")
+        assert code == 1 and "did not end within 0.5 s" in result["reason"]
+        told = tmp_path / "told"
+        hook = f'echo "$CROSSFADE_TRANSITION $CROSSFADE_TENANTS" >> {told}; '
+        hook += 'test "$CROSSFADE_TRANSITION" != fence'
+        code, (result,) = await cutover(w, str(one), "--before", hook, "--after", hook)
+        assert code == 1 and "the hook before fence failed" in result["reason"], result
+        assert told.read_text().splitlines() == [f"{name} {one}" for name in ("draining", "fence", "mongo")]
+        assert await phase(w, one) == "mongo"
+
+        # A transaction of a neighbour that stays open: the collMod gives up, and nobody waits for it longer.
+        async with await w.client.start_session() as session:
+            session.start_transaction()
+            await w.mongo["leads"].insert_one(
+                {"_id": uuid4(), "tenantId": home, "email": "x"}, session=session
+            )
+            code, told_all = await once(w, "cutover", "check", str(one))
+            assert code in (0, 1), told_all
+            force = ("--force", "open-transactions-mongodb")
+            code, (result,) = await cutover(w, str(one), *force)
+            assert code == 1 and "an open transaction, or many writes, hold it" in result["reason"], result
+            assert result["pause_ms"] < 3000
+            assert await phase(w, one) == "mongo"
+            for tenant in (one, home):
+                users = w.mongo["users"]
+                await users.insert_one({"_id": uuid4(), "tenantId": tenant, "email": f"{uuid4()}@b.example"})
+            await session.abort_transaction()
+
+        # As one: all of them, or none.
+        code, (result,) = await cutover(w, str(two), str(three), "--group", "--rehearse", "--window", "60")
+        assert code == 0 and len(result["tenants"]) == 2, result
+        assert {await phase(w, two), await phase(w, three)} == {"mongo"}
+        code, (result,) = await cutover(w, str(two), str(three), "--group", "--window", "60")
+        assert code == 0, result
+        assert {await phase(w, two), await phase(w, three)} == {"postgres"}
+        code, (result,) = await cutover(w, str(one), str(two), "--group")
+        assert code == 1 and "is in postgres" in result["reason"]
+        assert await phase(w, one) == "mongo"
+        code, told_back = await once(w, "rollback", str(two), str(three), "--group", "--window", "60")
+        assert code == 0, told_back
+        await _differs(w, one)
+        await w.settled()
+        assert await w.unequal() == []
+
+
+async def _differs(w: World, tenant: UUID) -> None:
+    """A row that was spoiled since the last generation is found by the move itself."""
+    await w.until_value("SELECT count(*) FROM crossfade.generation WHERE kind = 'full' AND unclean = '{}'", 1)
+    assert await w.stop("reconcile") == 0
+    lead = await w.mongo["leads"].find_one({"tenantId": tenant})
+    await w.mongo["leads"].update_one({"_id": lead["_id"]}, {"$set": {"name": "as it should be"}})
+    await w.settled()
+    spoil = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
+    await w.execute(spoil.format("spoiled", lead["_id"]))
+    code, (result,) = await cutover(w, str(tenant))
+    assert code == 1 and "1 documents do not fit" in result["reason"], result
+    assert str(lead["_id"]) in result["reason"]
+    assert await phase(w, tenant) == "mongo"
+    await w.execute(spoil.format("as it should be", lead["_id"]))
