@@ -47,7 +47,13 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_must(
     publish = free_port(taken=set())
     apply = free_port(taken={publish})
     reconcile = free_port(taken={publish, apply})
-    jobs = {"crossfade-publish": publish, "crossfade-apply": apply, "crossfade-reconcile": reconcile}
+    reverse = free_port(taken={publish, apply, reconcile})
+    jobs = {
+        "crossfade-publish": publish,
+        "crossfade-apply": apply,
+        "crossfade-reconcile": reconcile,
+        "crossfade-reverse": reverse,
+    }
     async with (
         world(services, tmp_path) as w,
         prometheus(tmp_path, jobs) as server,
@@ -57,8 +63,9 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_must(
         await w.start("apply", "apply", CROSSFADE_METRICS_PORT=str(apply))
         await w.until_value("SELECT count(*) FROM crossfade.checkpoint", 1)  # publish has made the topics
         await w.start("reconcile", "reconcile", CROSSFADE_METRICS_PORT=str(reconcile))
+        await w.start("reverse", "reverse", CROSSFADE_METRICS_PORT=str(reverse))
         async with w.writes(50):
-            await server.until("up", lambda ups: ups == [1, 1, 1])
+            await server.until("up", lambda ups: ups == [1, 1, 1, 1])
             await server.until(LAG, lambda lags: len(lags) == 6)
             for title, query in queries():
                 assert await server.until(query), title

@@ -24,6 +24,7 @@ from worker.settings import Settings
 
 _log = structlog.get_logger()
 _END_WITHIN = 3  # seconds that requests under way have when the process is told to stop
+_PATIENCE = 3.0  # seconds that a caller waits for what may be wrong in passing
 Background = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 BACKGROUND: tuple[Background, ...] = (keeper.run,)
@@ -60,9 +61,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 def _checks(settings: Settings) -> Checks:
     """Return what answers /v1/tenants/ID/checks: `crossfade cutover check`, made anew for each question."""
 
-    async def ask(tenant: UUID) -> list[dict[str, Any]]:
+    async def ask(tenant: UUID) -> dict[str, Any]:
         async with opened(settings, "control checks") as ground:
-            return [asdict(one) for one in await cutover_checks.run(ground, [tenant])]
+            ground.patience = _PATIENCE
+            return {"checks": [asdict(one) for one in await cutover_checks.run(ground, [tenant])]}
 
     return ask
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from worker.cutover.ground import CLEAN_WITHIN, Ground
+from worker.cutover.ground import Ground
 from worker.errors import CrossfadeError
 from worker.mapping import Plans
 from worker.mongo import in_the_way, reverse
@@ -55,14 +55,14 @@ async def run(ground: Ground, tenants: Sequence[UUID]) -> list[Check]:
 
 async def _made(name: str, ask: _Ask, forcible: bool, ground: Ground, tenants: Sequence[UUID]) -> Check:
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(ground.patience + 10):
             ok, reason, remedy = await ask(ground, tenants)
     except CrossfadeError as error:
         return Check(name, False, error.message, error.remedy, forcible)
     except MONGO_FAULTS as error:
         return Check(name, False, f"MongoDB does not tell ({describe_mongo(error)})", "try again", forcible)
     except TimeoutError:
-        return Check(name, False, "it took longer than 30 s", "try again", forcible)
+        return Check(name, False, "it took too long", "try again", forcible)
     except FAULTS as error:
         return Check(name, False, f"PostgreSQL does not tell ({describe(error)})", "try again", forcible)
     return Check(name, ok, reason, "" if ok else remedy, forcible)
@@ -105,7 +105,7 @@ async def _lag(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 
 async def _clean(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    found = await ground.clean(tenants, CLEAN_WITHIN)
+    found = await ground.clean(tenants)
     if found is None:
         remedy = "let `crossfade reconcile` run; `crossfade mismatches list` tells what is open"
         return False, "no clean generation stands for it", remedy
@@ -146,10 +146,11 @@ async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     # The canary: it goes from PostgreSQL through Kafka to MongoDB as every write of the application will.
     canary = uuid4()
     await outbox.ask_barrier(ground.control, canary)
-    until = time.monotonic() + _CANARY_WITHIN
+    within = min(_CANARY_WITHIN, ground.patience)
+    until = time.monotonic() + within
     while not await reverse.arrived(ground.client, canary):
         if time.monotonic() > until:
-            told = f"a canary did not come to MongoDB within {_CANARY_WITHIN:g} s"
+            told = f"a canary did not come to MongoDB within {within:g} s"
             return False, told, "start `crossfade reverse`, and read its log"
         await asyncio.sleep(0.02)
     return True, "proven by a canary", ""

@@ -37,7 +37,6 @@ _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer a
 _POSTGRES_WITHIN = 30.0
 _ASK_EVERY = 0.1
 CLEAN_WITHIN = 30.0
-"""Seconds in which something must be clean, if anything is wrong at all only in passing."""
 
 
 @dataclass(slots=True)
@@ -52,6 +51,8 @@ class Ground:
     sides: Sides
     real: RealCollections
     holder: str
+    patience: float = CLEAN_WITHIN
+    """Seconds in which something must be clean, if anything is wrong only in passing."""
     _control: Connection | None = None
     _reader: Connection | None = None
 
@@ -78,12 +79,12 @@ class Ground:
             if connection is not None:
                 connection.terminate()
 
-    async def clean(self, tenants: Collection[UUID], within: float) -> evidence.Clean | None:
-        """Return what is clean for all of these tenants; None where nothing is within so many seconds.
+    async def clean(self, tenants: Collection[UUID]) -> evidence.Clean | None:
+        """Return what is clean for all of these tenants; None where nothing is for as long as our patience.
 
         While writes go on, a document is on its way now and then, and for that moment nothing is clean.
         """
-        until = time.monotonic() + within
+        until = time.monotonic() + self.patience
         while True:
             found = await evidence.clean(self.control, self.settings.publisher, tenants)
             if found is not None or time.monotonic() > until:

@@ -24,7 +24,7 @@ import structlog
 
 from worker import failpoints
 from worker.cutover import hooks
-from worker.cutover.ground import CLEAN_WITHIN, Ground
+from worker.cutover.ground import Ground
 from worker.cutover.verify import Verification
 from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -135,7 +135,7 @@ class Move:
             if phase != "mongo":
                 told = f"is in phase {phase}" if phase else "is not known: no document of it was ever applied"
                 raise UsageError(f"tenant {tenant} {told}", remedy="see `crossfade tenants`")
-        clean = await self._ground.clean(self._tenants, CLEAN_WITHIN)
+        clean = await self._ground.clean(self._tenants)
         if clean is None:
             raise UsageError(
                 "no clean generation of the reconciler stands for it", remedy="run `crossfade reconcile`"
