@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import bson
 from bson.codec_options import CodecOptions
+from pydantic import SecretStr
 
 from topics import Collection as RealCollection
 from topics import TopicNames
@@ -181,28 +182,20 @@ def _there(connection: Connection | None) -> Connection:
 
 
 async def _control(settings: Settings) -> Connection:
-    if settings.postgres_control_dsn is None:
-        raise ConfigurationError(
-            "CROSSFADE_POSTGRES_CONTROL_DSN: not set",
-            remedy="name a role that may change phases, as crossfade_control does, on a direct connection",
-        )
-    return await connect_postgres(
-        settings.postgres_control_dsn.get_secret_value(),
-        "control",
-        setting="CROSSFADE_POSTGRES_CONTROL_DSN",
-        statement_timeout=_POSTGRES_WITHIN,
-    )
+    role = "may change phases, as crossfade_control does, on a direct connection"
+    return await _connected(settings.postgres_control_dsn, "CROSSFADE_POSTGRES_CONTROL_DSN", "control", role)
 
 
 async def _reader(settings: Settings) -> Connection:
-    if settings.postgres_reader_dsn is None:
-        raise ConfigurationError(
-            "CROSSFADE_POSTGRES_READER_DSN: not set",
-            remedy="name a role that sees the rows of every tenant, as crossfade_reader does",
-        )
+    role = "sees the rows of every tenant, as crossfade_reader does"
+    return await _connected(
+        settings.postgres_reader_dsn, "CROSSFADE_POSTGRES_READER_DSN", "control reader", role
+    )
+
+
+async def _connected(dsn: SecretStr | None, setting: str, name: str, role: str) -> Connection:
+    if dsn is None:
+        raise ConfigurationError(f"{setting}: not set", remedy=f"name a role that {role}")
     return await connect_postgres(
-        settings.postgres_reader_dsn.get_secret_value(),
-        "control reader",
-        setting="CROSSFADE_POSTGRES_READER_DSN",
-        statement_timeout=_POSTGRES_WITHIN,
+        dsn.get_secret_value(), name, setting=setting, statement_timeout=_POSTGRES_WITHIN
     )

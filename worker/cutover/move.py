@@ -14,7 +14,6 @@ Whatever fails before the decision aborts, by MongoDB alone (D4). Nothing turns 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ import structlog
 from worker import failpoints
 from worker.cutover import hooks
 from worker.cutover.ground import Ground
+from worker.cutover.steps import Steps
 from worker.cutover.verify import Verification
 from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -90,8 +90,7 @@ class Move:
         self._epochs: Mapping[UUID, int] = {}
         self._incarnation: UUID | None = None
         self._barrier = uuid4()
-        self._began = self._step_began = 0.0
-        self._steps: dict[str, float] = {}
+        self._steps = Steps()
         self._fenced = False
         self._values: Mapping[UUID, list[Value]] = {}
         self._since = 0
@@ -157,7 +156,7 @@ class Move:
         try:
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
-            self._began = self._step_began = time.monotonic()
+            self._steps.begin()
             async with asyncio.timeout(self._options.deadline):
                 await self._drain()
             if self._options.rehearse:
@@ -165,9 +164,8 @@ class Move:
         except _Aborts as error:
             return str(error)
         except TimeoutError:
-            self._step("waited")
-            done = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self._steps.items())
-            return f"not drained within {self._options.deadline:g} s ({done or 'not even fenced'})"
+            self._steps.ended("waited")
+            return f"not drained within {self._options.deadline:g} s ({self._steps})"
         except InTheWay as error:
             return f"MongoDB's fence was held up: {error}"
         except Unclear:
@@ -208,21 +206,21 @@ class Move:
             raise _Aborts("its fence document in MongoDB says otherwise")
         failpoints.reach(failpoints.CUTOVER_FENCE_DECIDED)
         await ground.validators.fence(self._tenants, self._options.fence_within)
-        self._step("fence")
+        self._steps.ended("fence")
         failpoints.reach(failpoints.CUTOVER_FENCED)
         await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
         await self._arrived()
-        self._step("barrier")
+        self._steps.ended("barrier")
         if count := await barriers.letters(ground.reader, self._tenants):
             raise _Aborts(f"{count} of its events are dead letters, or parked")
         await self._verification.look(ground.reader, await self._draining())
         if wrong := self._verification.unfit:
             told = ", ".join(f"{one.namespace} {one.row_id}" for one in list(wrong.values())[:3])
             raise _Aborts(f"{len(wrong)} documents do not fit ({told})")
-        self._step("verify")
+        self._steps.ended("verify")
         if not await ground.validators.read_back(self._tenants):
             raise _Aborts("its validators were changed")
-        self._step("read back")
+        self._steps.ended("read back")
         failpoints.reach(failpoints.CUTOVER_VERIFIED)
 
     async def _arrived(self) -> None:
@@ -247,7 +245,7 @@ class Move:
                 return "another controller aborted it" if not await self._left() else None
             except (Unclear, *MONGO_FAULTS):
                 await asyncio.sleep(delay)
-            if time.monotonic() - self._began > self._options.deadline:
+            if (self._steps.pause or 0.0) > self._options.deadline:
                 break
         for delay in Backoff(first=0.02, longest=0.5).delays():
             try:
@@ -267,16 +265,16 @@ class Move:
     async def _open(self) -> bool:
         """``draining`` becomes ``postgres``; False when PostgreSQL stays away, and it follows later."""
         failpoints.reach(failpoints.CUTOVER_DECIDED)
-        self._step("decide")
+        self._steps.ended("decide")
         told = {
-            "pause_ms": round((time.monotonic() - self._began) * 1000, 1),
-            "steps_ms": {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()},
+            "pause_ms": round((self._steps.pause or 0.0) * 1000, 1),
+            "steps_ms": self._steps.milliseconds(),
             "looked_at": self._verification.seen,
         }
         settled = await follow(
             self._ground, self._epochs, "draining", "postgres", self._options.reason, told, within=30.0
         )
-        self._step("open")
+        self._steps.ended("open")
         return settled
 
     async def _abort(self, why: str) -> Result:
@@ -289,10 +287,10 @@ class Move:
                         remedy="was one of them put back? see docs/cutover.md",
                     )
                 return await self._end(self._result("postgres", "", await self._open()))
-            self._step("abort")
-        pause = time.monotonic() - self._began if self._fenced else None
+            self._steps.ended("abort")
+        pause, told = self._steps.pause, {"steps_ms": self._steps.milliseconds()}
         settled = await follow(
-            self._ground, self._epochs, "draining", "mongo", f"aborted: {why}", self._told(), within=1.0
+            self._ground, self._epochs, "draining", "mongo", f"aborted: {why}", told, within=1.0
         )
         result = self._result("mongo", why, settled)
         result.pause = pause
@@ -306,16 +304,9 @@ class Move:
         await self._options.hooks.run("after", result.phase, self._tenants)
         return result
 
-    def _told(self) -> dict[str, Any]:
-        return {"steps_ms": {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()}}
-
-    def _step(self, name: str) -> None:
-        now = time.monotonic()
-        self._steps[name], self._step_began = now - self._step_began, now
-
     def _result(self, phase: str, why: str, settled: bool) -> Result:
-        pause = sum(self._steps.values()) if self._steps else None
-        return Result(self._tenants, phase, pause, self._steps, why, self._verification.seen, settled)
+        steps = self._steps
+        return Result(self._tenants, phase, steps.pause, steps.seconds, why, self._verification.seen, settled)
 
 
 async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> bool:

@@ -16,7 +16,6 @@ turns the decision back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +24,7 @@ from topics import key_to_id
 from worker import failpoints
 from worker.cutover.ground import Ground
 from worker.cutover.move import REHEARSED, Options, Result, Tell, follow, quietly
+from worker.cutover.steps import Steps
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import reverse
@@ -58,8 +58,7 @@ class Rollback:
         self._above = -1  # versions up to here were looked at
         self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
         self._seen = 0
-        self._began = self._step_began = 0.0
-        self._steps: dict[str, float] = {}
+        self._steps = Steps()
 
     async def run(self) -> Result:
         """Bring them back; return when they can write again, or the decision to let them stands.
@@ -105,7 +104,7 @@ class Rollback:
 
     async def _close(self, epochs: Mapping[UUID, int]) -> None:
         """``postgres`` becomes ``rolling_back``, when PostgreSQL has no writer of the tenants any more."""
-        self._began = self._step_began = time.monotonic()
+        self._steps.begin()
         try:
             changed = await phases.change(
                 self._ground.control,
@@ -121,7 +120,7 @@ class Rollback:
         if changed is None:
             raise UsageError("another command moved it in this moment", remedy="see `crossfade tenants`")
         self._epochs = changed
-        self._step("close")
+        self._steps.ended("close")
         failpoints.reach(failpoints.ROLLBACK_CLOSED)
 
     async def _drain(self) -> tuple[int, str | None]:
@@ -132,11 +131,8 @@ class Rollback:
         except _Aborts as error:
             return 0, str(error)
         except TimeoutError:
-            done = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self._steps.items())
-            return (
-                0,
-                f"not drained within {self._options.deadline:g} s ({done}): does `crossfade reverse` run?",
-            )
+            told = f"not drained within {self._options.deadline:g} s ({self._steps})"
+            return 0, f"{told}: does `crossfade reverse` run?"
         except MONGO_FAULTS as error:
             return 0, f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
@@ -149,16 +145,16 @@ class Rollback:
         for tenant in self._tenants:
             while not await outbox.drained(ground.control, tenant):  # noqa: ASYNC110 - another process's work
                 await asyncio.sleep(_ASK_EVERY)
-        self._step("drain")
+        self._steps.ended("drain")
         await outbox.ask_barrier(ground.control, behind)
         while not await reverse.arrived(ground.client, behind):  # noqa: ASYNC110 - another process's work
             await asyncio.sleep(_ASK_EVERY)
-        self._step("barrier")
+        self._steps.ended("barrier")
         # What the way back wrote came before this: nothing below it may change rows afterwards (A4).
         # And what a rogue write did is either parked when it has come through, or newer, and is done at home.
         floor = await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
         await asyncio.gather(self._arrived(), self._look(_MOST_IN_PAUSE))
-        self._step("verify")
+        self._steps.ended("verify")
         for tenant in self._tenants:
             if await outbox.faults(ground.control, tenant):
                 raise _Aborts(f"the way back of tenant {tenant} is broken")
@@ -217,9 +213,9 @@ class Rollback:
             return self._result("postgres", "another controller took it back")
         failpoints.reach(failpoints.ROLLBACK_DECIDED)
         await open_mongodb(ground, decided, self._tell)
-        self._step("open")
-        pause = time.monotonic() - self._began
-        evidence = {"pause_ms": round(pause * 1000, 1), "steps_ms": self._told()}
+        self._steps.ended("open")
+        pause = self._steps.pause or 0.0
+        evidence = {"pause_ms": round(pause * 1000, 1), "steps_ms": self._steps.milliseconds()}
         settled = await follow(
             ground, decided, "opening", "mongo", self._options.reason, evidence, within=30.0
         )
@@ -243,7 +239,7 @@ class Rollback:
                     floor=floor,
                 )
                 if changed is not None:
-                    self._step("decide")
+                    self._steps.ended("decide")
                     return changed
                 known = await phases.read(ground.control, self._tenants)
                 if all(
@@ -258,7 +254,7 @@ class Rollback:
 
     async def _back(self, why: str) -> Result:
         """Let the tenants write in PostgreSQL again."""
-        self._step("give up")
+        self._steps.ended("give up")
         reason = f"aborted: {why}"
         settled = await follow(
             self._ground, self._epochs, "rolling_back", "postgres", reason, {}, within=30.0
@@ -270,16 +266,9 @@ class Rollback:
         await self._options.hooks.run("after", result.phase, self._tenants)
         return result
 
-    def _step(self, name: str) -> None:
-        now = time.monotonic()
-        self._steps[name], self._step_began = now - self._step_began, now
-
-    def _told(self) -> dict[str, float]:
-        return {name: round(seconds * 1000, 1) for name, seconds in self._steps.items()}
-
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:
-        pause = time.monotonic() - self._began if self._began else None
-        return Result(self._tenants, phase, pause, self._steps, why, self._seen, settled)
+        steps = self._steps
+        return Result(self._tenants, phase, steps.pause, steps.seconds, why, self._seen, settled)
 
 
 async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -75,14 +75,6 @@ async def declare(connection: Connection, tenants: Collection[UUID]) -> None:
     await connection.execute(
         "SELECT set_config('crossfade.tenants', $1, true)", ",".join(sorted(map(str, tenants)))
     )
-
-
-async def phases(connection: Connection, tenants: Collection[UUID]) -> Mapping[UUID, str]:
-    """Return the phases of these tenants."""
-    rows = await connection.fetch(
-        "SELECT tenant_id, phase::text FROM crossfade.tenant WHERE tenant_id = ANY($1::uuid[])", list(tenants)
-    )
-    return {UUID(int=row[0].int): row[1] for row in rows}
 
 
 class Noted(NamedTuple):

@@ -27,7 +27,7 @@ from worker import failpoints, metrics
 from worker.broker.producer import Producer, Record, Takes, acknowledged
 from worker.mapping import Unrebuildable
 from worker.mapping.values import back_to_id
-from worker.postgres import outbox, reconciliation
+from worker.postgres import outbox, phases, reconciliation
 from worker.postgres.connect import Connection
 from worker.postgres.documents import Stored
 from worker.postgres.outbox import Fault, Touched
@@ -111,13 +111,14 @@ class ReversePublisher:
         """Return the documents to send. Every statement here has a snapshot newer than the version."""
         connection = self._connection
         tenants = {one.tenant_id for one in touched}
-        phases = await outbox.phases(connection, tenants)
+        standing = await phases.read(connection, tenants)
         await outbox.declare(connection, tenants)
         by_place: dict[tuple[int, UUID], list[Touched]] = {}
         places: dict[tuple[int, UUID], Place] = {}
         faults: list[Fault] = []
         for one in touched:
-            if phases.get(one.tenant_id) not in _SENDING:
+            known = standing.get(one.tenant_id)
+            if known is None or known.phase not in _SENDING:
                 continue  # complete: it has no way back; at home: MongoDB has its own
             place = await self._places.find(one.collection_id, one.tenant_id)
             if place is None:

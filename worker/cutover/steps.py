@@ -1,0 +1,34 @@
+"""What the pause of a move is made of."""
+
+from __future__ import annotations
+
+import time
+
+
+class Steps:
+    """A clock of steps that follow each other. ``seconds``: what each took, by its name."""
+
+    def __init__(self) -> None:
+        self._began = self._last = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Let the pause begin."""
+        self._began = self._last = time.monotonic()
+
+    def ended(self, name: str) -> None:
+        """Note that a step has ended, and the next begins."""
+        now = time.monotonic()
+        self.seconds[name], self._last = now - self._last, now
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds since the pause began; None: it has not."""
+        return time.monotonic() - self._began if self._began else None
+
+    def milliseconds(self) -> dict[str, float]:
+        """Return the steps as they are noted and told."""
+        return {name: round(seconds * 1000, 1) for name, seconds in self.seconds.items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self.seconds.items())
