@@ -31,7 +31,7 @@ _TENANT = "SELECT set_config('app.current_tenant_id', $1, true)"
 _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, $3, $4)"
 _UPDATE = "UPDATE leads SET name = $2 WHERE id = $1"
 _DELETE = "DELETE FROM leads WHERE id = $1"
-_KEPT = 200  # leads of a tenant that are written again and again
+_KEPT = 50  # leads of a tenant below which none is deleted
 
 
 class Accepted(NamedTuple):
@@ -95,7 +95,8 @@ class MovedWriter:
         self._router, self._pool, self._tenants, self._rate = router, postgres, list(tenants), rate
         self._leads: Any = mongo.get_collection("leads", write_concern=WriteConcern("majority"))
         self._random = random.Random(seed)
-        self._busy: set[UUID] = set()
+        self._free: dict[UUID, list[UUID]] = {tenant: [] for tenant in tenants}
+        """Leads that are there, and that nobody is writing."""
         self._count = 0
         self.written = Written({tenant: {} for tenant in tenants})
 
@@ -113,14 +114,12 @@ class MovedWriter:
         await asyncio.gather(*under_way)
 
     async def _one(self, tenant: UUID, number: int) -> None:
-        known = self.written.states[tenant]
-        free = [lead for lead, name in known.items() if name is not None and lead not in self._busy]
+        known, free = self.written.states[tenant], self._free[tenant]
         kind = self._random.choices(("insert", "update", "delete"), (1, 6, 1))[0]
-        if len(known) < _KEPT // 4 or not free:
-            kind = "insert"
-        lead = uuid4() if kind == "insert" else self._random.choice(free)
+        if len(free) < _KEPT:
+            kind = "insert" if kind == "delete" or not free else kind
+        lead = uuid4() if kind == "insert" else self._taken(free)
         name = None if kind == "delete" else f"version {number}"
-        self._busy.add(lead)
         sent = time.time()
         try:
             side = await self._router.write(tenant, lambda side: self._unit(side, tenant, kind, lead, name))
@@ -135,7 +134,14 @@ class MovedWriter:
         else:
             self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
             known[lead] = name
-        self._busy.discard(lead)
+        if known.get(lead) is not None:
+            free.append(lead)
+
+    def _taken(self, free: list[UUID]) -> UUID:
+        """Take any lead out of the free ones."""
+        place = self._random.randrange(len(free))
+        free[place], free[-1] = free[-1], free[place]
+        return free.pop()
 
     def _failed(self, error: Exception) -> None:
         kind = type(error).__name__

@@ -31,7 +31,7 @@ def report(result: Storm) -> None:
         _tell(f"  {name}: {_told(steps)}")
     _tell(f"tried again or given up: {len(result.aborted)} {result.aborted[:3]}")
     _tell(
-        f"writes of tenants that stay, before the moves: {_told(result.calm)}; during: {_told(result.beside)}"
+        f"writes of tenants that stay, while none moves: {_told(result.calm)}; during: {_told(result.beside)}"
     )
     _tell("held" if result.held else "FAILED")
 
@@ -52,7 +52,7 @@ async def _main(given: argparse.Namespace) -> bool:
                 tenants=given.tenants,
                 rate=given.rate,
                 moves=given.moves or round(given.minutes * MOVES_A_MINUTE),
-                seconds=min(60.0, given.minutes * 6),
+                seconds=given.calm,
                 tell=_tell,
             )
         finally:
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--tenants", type=int, default=50)
     parser.add_argument("--rate", type=float, default=1000, help="writes a second over all tenants")
+    parser.add_argument("--calm", type=float, default=15, help="seconds without moves before each ten")
     parser.add_argument("--moves", type=int, default=0, help="there and back; otherwise 20 a minute")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

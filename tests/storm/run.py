@@ -39,9 +39,11 @@ class Storm:
     aborted: list[str] = field(default_factory=list)
     steps: dict[str, list[float]] = field(default_factory=dict)
     calm: list[float] = field(default_factory=list)
-    """Milliseconds that writes of tenants took that never moved, before the moves."""
+    """Milliseconds that writes of tenants took that never moved, while none did."""
     beside: list[float] = field(default_factory=list)
     """And during them."""
+    batches: list[float] = field(default_factory=list)
+    """Seconds that each command took, which moved ten tenants."""
 
     @property
     def held(self) -> bool:
@@ -68,7 +70,8 @@ async def storm(
 ) -> Storm:
     """Let ``moves`` cutovers and as many rollbacks happen while ``rate`` writes a second go on.
 
-    Before them it writes for ``seconds``, to compare with. A fifth of the tenants never moves.
+    Before each ten of them it writes for ``seconds`` in which nothing moves, to compare with: machines do
+    not stay as fast as they are. A fifth of the tenants never moves.
     """
     result = Storm()
     fast = {"CROSSFADE_RECONCILE_FULL_EVERY": "3"}
@@ -80,20 +83,18 @@ async def storm(
         async with application(dsn, w.mongo, everyone, rate, 7) as writer:
             stop = asyncio.Event()
             writing = asyncio.create_task(writer.run(stop))
+            calm: list[tuple[float, float]] = []
             try:
-                await asyncio.sleep(seconds)
-                calm = time.time()
-                await _moves(w, movers, moves, result, tell)
+                await _moves(w, movers, moves, seconds, calm, result, tell)
             finally:
                 stop.set()
                 await writing
             written = writer.written
-            ended = time.time()
             for one in written.accepted:
                 if one.tenant in staying:
-                    took = (one.answered - one.sent) * 1000
-                    (result.calm if one.answered < calm else result.beside).append(took)
-            tell(f"writes ended after {ended - calm:.0f} s of moves; comparing")
+                    still = any(since <= one.sent and one.answered <= until for since, until in calm)
+                    (result.calm if still else result.beside).append((one.answered - one.sent) * 1000)
+            tell(f"{len(written.accepted):,} writes acknowledged; comparing")
             await w.settled()
             result.wrong = await writer.compare(await _sides(w))
         result.accepted, result.unclear = len(written.accepted), written.unclear
@@ -102,23 +103,41 @@ async def storm(
     return result
 
 
-async def _moves(w: World, movers: list[UUID], moves: int, result: Storm, tell: Tell) -> None:
+async def _moves(
+    w: World,
+    movers: list[UUID],
+    moves: int,
+    seconds: float,
+    calm: list[tuple[float, float]],
+    result: Storm,
+    tell: Tell,
+) -> None:
     """Move tenants there and back, in batches of tenants, until there were so many moves."""
     done, place = 0, 0
     while done < moves:
+        since = time.time()
+        await asyncio.sleep(seconds)
+        calm.append((since, time.time()))
         batch = [movers[(place + n) % len(movers)] for n in range(min(_BATCH, moves - done, len(movers)))]
         place += len(batch)
         for command in ("cutover", "rollback"):
-            given = (*map(str, batch), "--at-once", str(_AT_ONCE), "--window", "120", "--json")
-            _, told = await once(w, command, *given)
-            start = told.find("[\n")
-            assert start >= 0, told
-            for one in orjson.loads(told[start : told.rindex("]") + 1]):
-                if one["reason"]:
-                    result.aborted.append(f"{command}: {one['reason']}")
-            result.aborted += [line for line in told[:start].splitlines() if "trying again" in line]
+            began = time.monotonic()
+            await _move(w, command, batch, result)
+            result.batches.append(time.monotonic() - began)
         done += len(batch)
-        tell(f"{done} of {moves} there and back")
+        there, back = result.batches[-2:]
+        tell(f"{done} of {moves} there and back ({there:.1f} and {back:.1f} s)")
+
+
+async def _move(w: World, command: str, batch: list[UUID], result: Storm) -> None:
+    given = (*map(str, batch), "--at-once", str(_AT_ONCE), "--window", "120", "--json")
+    code, told = await once(w, command, *given, within=_BATCH * 130 / _AT_ONCE)
+    start = told.find("[\n")
+    assert start >= 0, told
+    failed = [one["reason"] for one in orjson.loads(told[start : told.rindex("]") + 1]) if one["reason"]]
+    assert (code == 0) is not bool(failed), told
+    result.aborted += [f"{command}: {reason}" for reason in failed]
+    result.aborted += [line for line in told[:start].splitlines() if "trying again" in line]
 
 
 async def _sides(w: World) -> dict[UUID, str]:

@@ -17,13 +17,13 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import AutoReconnect, OperationFailure
 
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
 from examples.spaces.writer import Writer
 from schema import migrate
+from tests.support.removal import remove
 from tests.support.same import unequal
 from topics import Event, decode
 from worker.embedded import Services
@@ -31,7 +31,6 @@ from worker.mapping import Mapping, load
 
 PARTITIONS = 2
 PATIENCE = 180.0  # seconds; what takes one here may take a minute on a machine with much else to do
-_DROP_PENDING = 215  # MongoDB's DatabaseDropPending
 MAPPING = Path(__file__).parents[2] / "schema/spaces/mapping.yaml"
 
 
@@ -360,28 +359,11 @@ async def world(
     finally:
         for name in list(new.processes):
             await new.kill(name)
-        for name in await new.client.list_database_names():
-            if name.startswith(new.name):
-                await _drop(new.client, name)
-        new.client.close()
+        await remove(services, new.client, new.name)
 
 
-async def _drop(client: AsyncIOMotorClient, name: str) -> None:
-    """Drop a database, though mongod was away meanwhile, which the driver may learn only now."""
-    while True:
-        try:
-            await client.drop_database(name)
-            return
-        except AutoReconnect:
-            continue  # the drop may still be under way, and refuse the next
-        except OperationFailure as error:
-            if error.code != _DROP_PENDING:
-                raise
-            await asyncio.sleep(0.1)
-
-
-async def once(world: World, *command: str, **env: str) -> tuple[int, str]:
-    """Run a command that is expected to end by itself; return its exit code and what it told."""
+async def once(world: World, *command: str, within: float = PATIENCE, **env: str) -> tuple[int, str]:
+    """Run a command that is to end by itself, ``within`` seconds; return its exit code and what it told."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -391,5 +373,10 @@ async def once(world: World, *command: str, **env: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 180)
-    return process.returncode or 0, output.decode()
+    told = asyncio.create_task(process.communicate())
+    done, _ = await asyncio.wait([told], timeout=within)
+    if not done:
+        process.kill()
+    output = (await told)[0].decode()
+    assert done, f"{' '.join(command)} did not end within {within:g} s:\n{output}"
+    return process.returncode or 0, output
