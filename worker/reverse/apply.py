@@ -1,4 +1,8 @@
-"""Kafka to MongoDB: the newest of each document in a chunk, in transactions; then it is acknowledged."""
+"""Kafka to MongoDB: the newest of each document in a chunk, in transactions; then it is acknowledged.
+
+Chunks of one partition follow each other. Those of several are written at once: each waits for a majority,
+and a barrier, which is in every partition, would wait for all of them in turn.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ _log = structlog.get_logger()
 
 AT_ONCE = 100  # documents in one transaction
 _BYTES = 8 * 1024 * 1024  # of their events, beyond the first
+_CHUNKS_AT_ONCE = 16
 _REFUSED_TRIES = 6  # a unique value may be freed by what another partition holds
 
 Tell = Callable[[Sequence[Fault]], Awaitable[None]]
@@ -45,30 +50,49 @@ class ReverseApplier:
         self._visible = visible(mapping, self._plans)
         self._namespaces = namespaces
         self._tell = tell
-        self._refused: dict[tuple[str, bytes], Fault] = {}
+        self._free = asyncio.Semaphore(_CHUNKS_AT_ONCE)
+        self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
         self.acknowledge: Acknowledge | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def take(self, event: Any) -> None:
-        """Write a chunk and acknowledge it. What it cannot get over ends the process."""
+        """Have a chunk written and acknowledged, behind those of its partition; return when there is room.
+
+        What it cannot get over ends the process.
+        """
+        await self._free.acquire()
+        record = event.message.value[-1]
+        place = record.topic, record.partition
+        self._last[place] = asyncio.create_task(self._behind(self._last.get(place), place, event))
+
+    async def _behind(self, before: asyncio.Task[None] | None, place: tuple[str, int], event: Any) -> None:
         try:
-            chunk = event.message.value
-            events = [self._decoded(record.topic, record.partition, record.value or b"") for record in chunk]
-            namespace = self._namespaces.get(chunk[-1].topic, "")
-            sizes = [len(record.value or b"") for record in chunk]
-            for some in _parts(_newest(zip(events, sizes, strict=True))):
-                await self._write(namespace, [self._of(one) for one in some])
-            failpoints.reach(failpoints.REVERSE_AFTER_WRITE)
-            for one in events:
-                if one.operation is Operation.BARRIER:
-                    await self._arrive(one, chunk[-1].topic, chunk[-1].partition)
-            metrics.REVERSE_LAG.observe(max(0.0, time.time() - events[-1].wall.timestamp()))
-            assert self.acknowledge is not None
-            await self.acknowledge(event)
+            if before is not None:
+                await before
+            if not self.failed.done():
+                await self._whole(event)
         except Exception as error:
             if not self.failed.done():
                 self.failed.set_exception(error)
-            raise
+        finally:
+            self._free.release()
+            if self._last.get(place) is asyncio.current_task():
+                del self._last[place]
+
+    async def _whole(self, event: Any) -> None:
+        chunk = event.message.value
+        events = [self._decoded(record.topic, record.partition, record.value or b"") for record in chunk]
+        namespace = self._namespaces.get(chunk[-1].topic, "")
+        sizes = [len(record.value or b"") for record in chunk]
+        for some in _parts(_newest(zip(events, sizes, strict=True))):
+            await self._write(namespace, [self._of(one) for one in some])
+        failpoints.reach(failpoints.REVERSE_AFTER_WRITE)
+        for one in events:
+            if one.operation is Operation.BARRIER:
+                await self._arrive(one, chunk[-1].topic, chunk[-1].partition)
+        metrics.REVERSE_LAG.observe(max(0.0, time.time() - events[-1].wall.timestamp()))
+        assert self.acknowledge is not None
+        await self.acknowledge(event)
 
     def _decoded(self, topic: str, partition: int, value: bytes) -> Event:
         try:
