@@ -63,7 +63,7 @@ SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',
 _CLOSE = "SELECT pg_advisory_xact_lock(crossfade.tenant_lock($1))"
 # A lock of one bigint is told as its two halves. Whoever waits for it is not in the way.
 _HOLDERS = """
-SELECT DISTINCT coalesce(a.pid::text, 'prepared ' || coalesce(x.gid, '?')),
+SELECT DISTINCT coalesce('pid ' || a.pid, 'prepared transaction ' || coalesce(x.gid, '?')),
     coalesce(a.usename, x.owner)::text, a.application_name, a.state,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, x.prepared))::float8
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -163,10 +163,16 @@ async def _told(connection: Connection, tenants: list[UUID]) -> str:
     found = await connection.fetch(_HOLDERS, tenants)
     if not found:
         return "a batch of apply, or another change of phase, was under way"
-    return "; ".join(
-        f"pid {row[0]} ({row[1]} {row[2] or ''}, {row[3] or 'prepared'}, open for {row[4] or 0:.1f} s)"
-        for row in found
-    )
+    return "; ".join(_holder(*row) for row in found)
+
+
+def _holder(
+    name: str, role: str | None, application: str | None, state: str | None, age: float | None
+) -> str:
+    known = [" ".join(filter(None, (role, application))), state]
+    if age is not None:
+        known.append(f"open for {age:.1f} s")
+    return f"{name} ({', '.join(filter(None, known))})"
 
 
 _TRY_HOLD = "SELECT bool_and(pg_try_advisory_lock(hashtextextended(t::text, 1))) FROM unnest($1::uuid[]) AS t"
