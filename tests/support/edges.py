@@ -174,7 +174,7 @@ async def _begun(
             return Held(process, told)
         told += line
     await process.wait()
-    print("refused before:", told)
+    print("refused before:", [one for one in told.splitlines() if "reason" in one] or told)
     return None
 
 
