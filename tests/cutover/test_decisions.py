@@ -9,6 +9,7 @@ import asyncpg
 from tests.support.moves import moved
 from worker.embedded import Services
 from worker.postgres import phases
+from worker.postgres.connect import use_raw_json
 
 SEEN = """
 CREATE TABLE seen (how text);
@@ -28,6 +29,7 @@ async def test_a_decision_is_durable(services: Services, tmp_path: Path) -> None
         for default, wanted in (("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")):
             dsn = services.dsn("crossfade_control", made.world.name)
             control = await asyncpg.connect(dsn, server_settings={"synchronous_commit": default})
+            await use_raw_json(control)
             try:
                 await made.world.execute("DELETE FROM seen")
                 await made.to("mongo", 2)

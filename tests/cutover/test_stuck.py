@@ -1,13 +1,15 @@
-"""Transactions that stay open, or prepared, on either side: a move aborts in time, and says who they are."""
+"""What does not end: transactions, open or prepared, on either side, and hooks. A move aborts, and names it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -158,6 +160,37 @@ async def test_a_transaction_stands_open_in_mongodb_in_a_rollback(w: World, when
                 code, result = await move.ended()
                 assert code == 0 and result["phase"] == "mongo", result
         await nowhere_else(w, tenant, "mongo")
+
+
+async def test_a_hook_hangs(w: World, tmp_path: Path) -> None:
+    """Nothing is refused meanwhile; past its time it is killed with its children."""
+    tenant, other = (await tenants_of(w))[:2]
+    told, sleeping = tmp_path / "told", f"61.{uuid4().int % 10**9}"
+    hangs = f'echo "$CROSSFADE_TRANSITION $(date +%s.%N)" >> {told}; sleep {sleeping}'
+    hook = ("--hook-within", "0.5", "--before")
+    for home, command, transition in (
+        ("mongo", "cutover", "draining"),
+        ("mongo", "cutover", "fence"),
+        ("postgres", "rollback", "rolling_back"),
+    ):
+        await bring(w, tenant, home)
+        told.write_text("")
+        async with written(w, tenant, other) as writer:
+            only = f'test "$CROSSFADE_TRANSITION" != {transition} && exit 0; {hangs}'
+            while not told.read_text():  # a check may not hold yet
+                code, said = await once(w, command, str(tenant), *hook, only)
+                assert code == 1, said
+            seconds = time.time() - float(told.read_text().split()[1]) - 0.5
+            print(f"{command} ended {seconds:.2f} s after the limit of the hook before {transition}")
+            assert f"the hook before {transition} did not end within 0.5 s" in said, said
+            assert seconds < WITHIN, seconds
+            await nowhere_else(w, tenant, home)
+            await writable(w, tenant, home, f"the hook before {transition}", since=time.monotonic())
+            longest = max(one.answered - one.sent for one in writer.written.accepted)
+            print(f"the longest write took {longest:.2f} s")
+            assert longest < 0.5 + WITHIN
+    running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert not any(sleeping in one for line in running if line for one in line)
 
 
 async def _is(w: World, tenant: UUID, wanted: str) -> bool:
