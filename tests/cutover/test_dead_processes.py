@@ -106,7 +106,7 @@ async def test_control_dies_with_the_controller_and_is_started_again(w: World, e
 
 
 async def test_a_controller_stands_still_and_goes_on(w: World) -> None:
-    """`control` aborts what its holder does not bring to an end; that one finds out, and turns nothing back."""
+    """`control` aborts what its holder does not bring to an end; that one finds out, and undoes nothing."""
     tenant, other = (await tenants_of(w))[:2]
     await bring(w, tenant, "mongo")
     async with written(w, tenant, other):

@@ -1,4 +1,4 @@
-"""What does not end: transactions, open or prepared, on either side, and hooks. A move aborts, and names it."""
+"""What does not end: transactions, open or prepared, on either side, and hooks. A move aborts and tells."""
 
 from __future__ import annotations
 
