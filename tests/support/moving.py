@@ -23,10 +23,19 @@ WHERE kind = 'full' AND finished_at IS NOT NULL AND unclean = '{}'
 
 @asynccontextmanager
 async def moving(
-    services: Services, directory: Path, *, documents: int = 600, tenants: int = 3, **env: str
+    services: Services,
+    directory: Path,
+    *,
+    documents: int = 600,
+    tenants: int = 3,
+    mongo_uri: str | None = None,
+    **env: str,
 ) -> AsyncIterator[World]:
-    """Yield a world whose tenants may move at once. ``env``: of all its processes."""
-    async with world(services, directory) as w:
+    """Yield a world whose tenants may move at once. ``env``: of all its processes.
+
+    ``mongo_uri``: another MongoDB than that of the services.
+    """
+    async with world(services, directory, mongo_uri=mongo_uri) as w:
         w.env |= env
         await w.load(documents, tenants=tenants)
         for role in ("publish", "apply", "reverse"):

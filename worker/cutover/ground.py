@@ -22,7 +22,7 @@ from worker.errors import ConfigurationError, Transient, UsageError
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import load
 from worker.mapping.ids import HASHED, uuid_to_objectid
-from worker.mongo.client import RAW, Client, connect, told_clearly
+from worker.mongo.client import RAW, Client, connect, told_clearly, unasked
 from worker.mongo.fence_documents import FenceDocuments, Value
 from worker.mongo.validation import values_of
 from worker.mongo.validators import Validators
@@ -35,7 +35,8 @@ from worker.reconcile.sides import Sides
 from worker.settings import Settings
 
 _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
-_POSTGRES_WITHIN = 30.0
+_POSTGRES_WITHIN, _SOON = 30.0, 3.0
+_GIVE_UP_AFTER = 0.2  # seconds that a connection has to come to an end, past a bound
 _ASK_EVERY = 0.1
 CLEAN_WITHIN = 30.0
 
@@ -54,6 +55,8 @@ class Ground:
     holder: str
     patience: float = CLEAN_WITHIN
     """Seconds in which something must be clean, if anything is wrong only in passing."""
+    answer_within: float = _POSTGRES_WITHIN
+    """Seconds for a statement of PostgreSQL."""
     _control: Connection | None = None
     _reader: Connection | None = None
 
@@ -70,9 +73,21 @@ class Ground:
     async def again(self) -> None:
         """Connect to PostgreSQL where there is no connection. `CrossfadeError` while it is away."""
         if self._control is None or self._control.is_closed():
-            self._control = await _control(self.settings)
+            self._control = await _control(self.settings, self.answer_within)
         if self._reader is None or self._reader.is_closed():
-            self._reader = await _reader(self.settings)
+            self._reader = await _reader(self.settings, self.answer_within)
+
+    @asynccontextmanager
+    async def bounded(self, seconds: float) -> AsyncIterator[None]:
+        """Bound a block; `TimeoutError` beyond. A PostgreSQL that is silent then does not hold it up either:
+        the connections are ended, and whoever holds tenants by them holds them no more.
+        """
+        giving_up = asyncio.get_running_loop().call_later(seconds + _GIVE_UP_AFTER, self.end)
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        finally:
+            giving_up.cancel()
 
     def end(self) -> None:
         """End the connections to PostgreSQL."""
@@ -143,7 +158,7 @@ class Ground:
 async def opened(settings: Settings, role: str, *, alone: bool = False) -> AsyncIterator[Ground]:
     """Yield the ground with connections of its own; a `UsageError` says which service is away.
 
-    ``alone``: PostgreSQL may be away, for what MongoDB decides alone; `Ground.again` connects to it.
+    ``alone``: both may be away, for what the other decides alone; `Ground.again` connects to PostgreSQL.
     """
     mapping = load(settings.mapping)
     holder = f"{role} {socket.gethostname()}:{os.getpid()} {uuid4().hex[:8]}"
@@ -152,7 +167,11 @@ async def opened(settings: Settings, role: str, *, alone: bool = False) -> Async
         if not alone:
             await checkpoints.open()
             stack.push_async_callback(checkpoints.close)
-        client = await connect(settings.mongo_uri.get_secret_value(), role, within=_MONGO_WITHIN)
+        uri = settings.mongo_uri.get_secret_value()
+        if alone:
+            client = unasked(uri, role, within=_MONGO_WITHIN)
+        else:
+            client = await connect(uri, role, within=_MONGO_WITHIN)
         stack.callback(client.close)
         names = TopicNames(settings.topic_prefix)
         topics = {
@@ -168,6 +187,7 @@ async def opened(settings: Settings, role: str, *, alone: bool = False) -> Async
             Sides(client, mapping, topics),
             RealCollections(client, checkpoints, mapping.sources()),
             holder,
+            answer_within=_SOON if alone else _POSTGRES_WITHIN,
         )
         stack.callback(ground.end)
         if not alone:
@@ -181,21 +201,19 @@ def _there(connection: Connection | None) -> Connection:
     return connection
 
 
-async def _control(settings: Settings) -> Connection:
+async def _control(settings: Settings, within: float) -> Connection:
     role = "may change phases, as crossfade_control does, on a direct connection"
-    return await _connected(settings.postgres_control_dsn, "CROSSFADE_POSTGRES_CONTROL_DSN", "control", role)
+    setting = "CROSSFADE_POSTGRES_CONTROL_DSN"
+    return await _connected(settings.postgres_control_dsn, setting, "control", role, within)
 
 
-async def _reader(settings: Settings) -> Connection:
+async def _reader(settings: Settings, within: float) -> Connection:
     role = "sees the rows of every tenant, as crossfade_reader does"
-    return await _connected(
-        settings.postgres_reader_dsn, "CROSSFADE_POSTGRES_READER_DSN", "control reader", role
-    )
+    setting = "CROSSFADE_POSTGRES_READER_DSN"
+    return await _connected(settings.postgres_reader_dsn, setting, "control reader", role, within)
 
 
-async def _connected(dsn: SecretStr | None, setting: str, name: str, role: str) -> Connection:
+async def _connected(dsn: SecretStr | None, setting: str, name: str, role: str, within: float) -> Connection:
     if dsn is None:
         raise ConfigurationError(f"{setting}: not set", remedy=f"name a role that {role}")
-    return await connect_postgres(
-        dsn.get_secret_value(), name, setting=setting, statement_timeout=_POSTGRES_WITHIN
-    )
+    return await connect_postgres(dsn.get_secret_value(), name, setting=setting, statement_timeout=within)

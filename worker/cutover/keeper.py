@@ -1,14 +1,14 @@
 """Keeps moves going when their controller has died, and validators as the fence documents say.
 
-Each look reads both databases. What a dead controller left is aborted, or brought to its end where it was
-decided; so a tenant ends in ``mongo`` or ``postgres`` by itself. While PostgreSQL is away, MongoDB's part is
-done alone (D4).
+What a dead controller left is aborted, or brought to its end where it was decided; so a tenant ends in
+``mongo`` or ``postgres`` by itself. What MongoDB alone decides, and what PostgreSQL alone decides, are looked
+at side by side: a database that is away, or silent, never holds up the other one's part (D4).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
@@ -16,19 +16,21 @@ import structlog
 
 from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
-from worker.errors import ConfigurationError, CrossfadeError, MappingError, Transient
+from worker.errors import ConfigurationError, CrossfadeError, MappingError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear
 from worker.mongo.validators import InTheWay
 from worker.postgres import phases
-from worker.postgres.faults import FAULTS, describe
+from worker.postgres.faults import FAULTS, describe, unusable
 from worker.settings import Settings
 
 _log = structlog.get_logger()
 LOOK_EVERY = 0.5
 _HEAL_WITHIN = 0.2
 _EACH_WITHIN = 2.0
+_ANSWER_WITHIN = 1.0  # seconds for MongoDB, where PostgreSQL's part can do without it
+_CONNECT_WITHIN = 3.0
 _SUCCESSION = "its controller died"
 
 
@@ -38,10 +40,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
             async with opened(settings, "control", alone=True) as ground:
-                keeper, told = Keeper(ground), False
-                while not stop.is_set():
-                    await keeper.look()
-                    await _wait(stop)
+                told = False
+                await Keeper(ground).run(stop)
         except (MappingError, ConfigurationError):
             raise
         except CrossfadeError as error:
@@ -49,6 +49,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 _log.warning("moves are not looked after yet", reason=error.message)
             told = True
             await _wait(stop)
+
+
+async def _repeat(part: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await part()
+        await _wait(stop)
 
 
 async def _wait(stop: asyncio.Event) -> None:
@@ -65,13 +71,18 @@ class Keeper:
         self._told: dict[str, str] = {}
         self._wrong: set[str] = set()
 
-    async def look(self) -> None:
-        """Look once; whatever is away is looked at again the next time."""
-        fences = await self._by_mongodb()
-        await self._by_postgresql(fences)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until ``stop``; whatever is away is looked at again the next time."""
+        parts = [asyncio.create_task(_repeat(part, stop)) for part in (self._by_mongodb, self._by_postgresql)]
+        try:
+            await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
 
-    async def _by_mongodb(self) -> Mapping[UUID, Fence] | None:
-        """End what overdue fence documents tell of, and heal validators; None while MongoDB is away."""
+    async def _by_mongodb(self) -> None:
+        """End what overdue fence documents tell of, and heal validators."""
         ground = self._ground
         try:
             for one in (await ground.fences.read()).values():
@@ -79,13 +90,11 @@ class Keeper:
                     _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
                     await self._patiently(move.abort(ground, {one.tenant: one.epoch}))
             await self._heal()
-            fences = await ground.fences.read()
         except (*MONGO_FAULTS, Unclear) as error:
             told = describe_mongo(error) if isinstance(error, MONGO_FAULTS) else type(error).__name__
             self._tell("MongoDB", told)
-            return None
+            return
         self._tell("MongoDB", "")
-        return fences
 
     async def _heal(self) -> None:
         """Make validators what the fence documents say, where two looks found them otherwise.
@@ -110,23 +119,45 @@ class Keeper:
             async with asyncio.timeout(_EACH_WITHIN):
                 await work
 
-    async def _by_postgresql(self, fences: Mapping[UUID, Fence] | None) -> None:
+    async def _by_postgresql(self) -> None:
         """Let phases follow what MongoDB has decided; end what was begun in PostgreSQL alone."""
         ground = self._ground
         try:
-            await ground.again()
-            for one in await phases.moving(ground.control):
-                if one.phase == "rolling_back":
-                    await self._back(one, fences.get(one.tenant) if fences else None)
-                elif fences is not None and one.phase == "opening":
-                    await self._opening(one)
-                elif fences is not None and one.phase == "draining":
-                    await self._draining(one, fences.get(one.tenant))
-        except (CrossfadeError, phases.Locked, *FAULTS) as error:
-            told = describe(error) if isinstance(error, FAULTS) else str(error)
-            self._tell("PostgreSQL", told)
+            async with asyncio.timeout(_CONNECT_WITHIN):
+                await ground.again()
+            if await phases.moving(ground.control):
+                # Before the phases: a tenant whose rollback is decided in between must not seem to be lost.
+                fences = await self._fences()
+                for one in await phases.moving(ground.control):
+                    await self._one(one, fences)
+        except (CrossfadeError, *FAULTS) as error:
+            if isinstance(error, FAULTS) and unusable(error):
+                ground.end()
+            self._tell("PostgreSQL", describe(error) if isinstance(error, FAULTS) else str(error))
             return
         self._tell("PostgreSQL", "")
+
+    async def _one(self, one: phases.Standing, fences: Mapping[UUID, Fence] | None) -> None:
+        """Look at one tenant; what is in its way is not in the way of others."""
+        try:
+            if one.phase == "rolling_back":
+                await self._back(one, fences.get(one.tenant) if fences else None)
+            elif fences is not None and one.phase == "opening":
+                await self._opening(one)
+            elif fences is not None and one.phase == "draining":
+                await self._draining(one, fences.get(one.tenant))
+        except phases.Locked as error:
+            self._tell(f"the row of tenant {one.tenant}", str(error))
+            return
+        self._tell(f"the row of tenant {one.tenant}", "")
+
+    async def _fences(self) -> Mapping[UUID, Fence] | None:
+        """Return the fence documents; None while MongoDB does not tell."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                return await self._ground.fences.read()
+        except (TimeoutError, *MONGO_FAULTS):
+            return None
 
     @asynccontextmanager
     async def _alone(self, tenant: UUID) -> AsyncIterator[bool]:
@@ -150,7 +181,7 @@ class Keeper:
             epochs = {one.tenant: one.epoch}
             if begun:
                 await self._patiently(move.abort(self._ground, epochs))
-                fence = (await self._fence(one.tenant)) or fence
+                fence = (await self._fences() or {}).get(one.tenant)
                 if fence is None or fence.epoch != one.epoch or fence.state is not State.HOME:
                     return
             after = "postgres" if fence is not None and fence.state is State.LEFT else "mongo"
@@ -163,7 +194,10 @@ class Keeper:
                 return
             epochs = {one.tenant: one.epoch}
             await self._patiently(rollback.open_mongodb(self._ground, epochs))
-            fence = await self._fence(one.tenant)
+            fences = await self._fences()
+            if fences is None:
+                return
+            fence = fences.get(one.tenant)
             if fence is None or fence.state is not State.LEFT:
                 await phases.change(self._ground.control, epochs, "opening", "mongo", _SUCCESSION)
 
@@ -177,12 +211,6 @@ class Keeper:
             if alone:
                 epochs = {one.tenant: one.epoch}
                 await phases.change(self._ground.control, epochs, "rolling_back", "postgres", _SUCCESSION)
-
-    async def _fence(self, tenant: UUID) -> Fence | None:
-        try:
-            return (await self._ground.fences.read()).get(tenant)
-        except MONGO_FAULTS as error:
-            raise Transient(f"MongoDB does not answer ({describe_mongo(error)})") from None
 
     def _tell(self, what: str, why: str) -> None:
         """Log what is in the way when it changes."""

@@ -14,6 +14,7 @@ Whatever fails before the decision aborts, by MongoDB alone (D4). Nothing turns 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ _MOST = 200_000
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
 _HEAL_WITHIN = 1.0
+TRY_WITHIN = 3.0
+"""Seconds for a change of phases; then PostgreSQL is silent, and is asked over a new connection."""
 
 REHEARSED = "it is a rehearsal"
 """Why a rehearsal ends as it does."""
@@ -157,7 +160,7 @@ class Move:
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
             self._steps.begin()
-            async with asyncio.timeout(self._options.deadline):
+            async with self._ground.bounded(self._options.deadline):
                 await self._drain()
             if self._options.rehearse:
                 return REHEARSED
@@ -356,20 +359,21 @@ async def follow(
     within: float,
 ) -> bool:
     """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds."""
-    try:
-        async with asyncio.timeout(within):
-            for delay in Backoff(first=0.02, longest=0.5).delays():
-                try:
-                    await ground.again()
-                    if await phases.change(ground.control, epochs, before, after, reason, told) is None:
-                        for one, epoch in epochs.items():  # some have followed already
-                            await phases.change(ground.control, {one: epoch}, before, after, reason, told)
-                    return True
-                except (phases.Locked, CrossfadeError, *FAULTS) as error:
-                    _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)
-                await asyncio.sleep(delay)
-    except TimeoutError:
-        pass
+    until = time.monotonic() + within
+    for delay in Backoff(first=0.02, longest=0.5).delays():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            async with ground.bounded(min(left, TRY_WITHIN)):
+                await ground.again()
+                if await phases.change(ground.control, epochs, before, after, reason, told) is None:
+                    for one, epoch in epochs.items():  # some have followed already
+                        await phases.change(ground.control, {one: epoch}, before, after, reason, told)
+            return True
+        except (phases.Locked, CrossfadeError, *FAULTS) as error:
+            _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)
+        await asyncio.sleep(min(delay, left))
     return False
 
 

@@ -22,13 +22,15 @@ from uuid import UUID, uuid4
 
 from topics import key_to_id
 from worker import failpoints
+from worker.cutover.checks import LONG
 from worker.cutover.ground import Ground
-from worker.cutover.move import REHEARSED, Options, Result, Tell, follow, quietly
+from worker.cutover.move import REHEARSED, TRY_WITHIN, Options, Result, Tell, follow, quietly
 from worker.cutover.steps import Steps
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
-from worker.mongo import reverse
+from worker.mongo import in_the_way, reverse
 from worker.mongo.client import FAULTS as MONGO_FAULTS
+from worker.mongo.client import OURS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State, Unclear
 from worker.mongo.validators import InTheWay
@@ -72,6 +74,7 @@ class Rollback:
             epochs = await self._may()
             await self._look(_MOST_IN_PAUSE * 100)
             await self._options.hooks.run("before", "rolling_back", self._tenants)
+            await self._may_open()
             await self._close(epochs)
         except BaseException:
             await quietly(phases.let_go(ground.control, self._tenants))
@@ -102,6 +105,16 @@ class Rollback:
                 )
         return {tenant: known[tenant].epoch for tenant in self._tenants}
 
+    async def _may_open(self) -> None:
+        """See that no transaction stands open in MongoDB: once it is decided, opening would wait for it."""
+        found = await in_the_way.open_transactions(self._ground.client, LONG)
+        others = [one for one in found if not one.client.startswith(OURS)]  # our own end by themselves
+        if others:
+            told = ", ".join(
+                f"session {one.session} of {one.client}, open for {one.seconds:.0f} s" for one in others[:3]
+            )
+            raise Transient(f"MongoDB could not let it in: {told}", remedy="end it, then try again")
+
     async def _close(self, epochs: Mapping[UUID, int]) -> None:
         """``postgres`` becomes ``rolling_back``, when PostgreSQL has no writer of the tenants any more."""
         self._steps.begin()
@@ -126,13 +139,15 @@ class Rollback:
     async def _drain(self) -> tuple[int, str | None]:
         """Do all that comes before the decision; return the floor, or why it cannot be made."""
         try:
-            async with asyncio.timeout(self._options.deadline):
+            async with self._ground.bounded(self._options.deadline):
                 return await self._drained(), None
         except _Aborts as error:
             return 0, str(error)
         except TimeoutError:
             told = f"not drained within {self._options.deadline:g} s ({self._steps})"
-            return 0, f"{told}: does `crossfade reverse` run?"
+            back = "barrier" in self._steps.seconds  # the rest comes by the way there
+            roles = "do `crossfade publish` and `apply`" if back else "does `crossfade reverse`"
+            return 0, f"{told}: {roles} run?"
         except MONGO_FAULTS as error:
             return 0, f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
@@ -228,29 +243,31 @@ class Rollback:
         ground = self._ground
         for delay in Backoff(first=0.02, longest=0.5).delays():
             try:
-                await ground.again()
-                changed = await phases.change(
-                    ground.control,
-                    self._epochs,
-                    "rolling_back",
-                    "opening",
-                    self._options.reason,
-                    told,
-                    floor=floor,
-                )
-                if changed is not None:
-                    self._steps.ended("decide")
-                    return changed
-                known = await phases.read(ground.control, self._tenants)
-                if all(
-                    known[one].phase == "opening" and known[one].epoch == self._epochs[one] + 1
-                    for one in self._tenants
-                ):
-                    return {one: known[one].epoch for one in self._tenants}
-                return None
+                async with ground.bounded(TRY_WITHIN):
+                    await ground.again()
+                    changed = await phases.change(
+                        ground.control,
+                        self._epochs,
+                        "rolling_back",
+                        "opening",
+                        self._options.reason,
+                        told,
+                        floor=floor,
+                    )
+                    if changed is None:
+                        known = await phases.read(ground.control, self._tenants)
+                        if all(self._is_decided(known[one]) for one in self._tenants):
+                            changed = {one: epoch + 1 for one, epoch in self._epochs.items()}
+                self._steps.ended("decide")
+                return changed
             except (phases.Locked, CrossfadeError, *FAULTS):
                 await asyncio.sleep(delay)
         raise AssertionError
+
+    def _is_decided(self, now: phases.Standing) -> bool:
+        """Whether a tenant's decision was taken, and perhaps brought to its end by `control` since."""
+        after = {"opening": 1, "mongo": 2}.get(now.phase)
+        return after is not None and now.epoch == self._epochs[now.tenant] + after
 
     async def _back(self, why: str) -> Result:
         """Let the tenants write in PostgreSQL again."""

@@ -43,28 +43,42 @@ REFUSED = frozenset({13, 18})
 """Codes of a user that may not, or is not who it says (Unauthorized, AuthenticationFailed)."""
 
 
-async def connect(uri: str, role: str, *, within: float = 10) -> Client:
-    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none.
+_SILENT = 5.0  # seconds
+OURS = "crossfade "
+"""With what our processes' names begin in MongoDB."""
 
-    ``within``: seconds in which a server must be found, now and whenever one is asked.
+
+def unasked(uri: str, role: str, *, within: float = 10) -> Client:
+    """Return a client that has asked nobody yet; `ServiceUnavailable` when there can be none of this string.
+
+    ``within``: seconds in which a server must be found whenever one is asked, and, where that is shorter than
+    ours, for which one may fall silent.
     """
-    where = _place(uri)
+    silent = round(min(_SILENT, within) * 1000)
     try:
-        client: Client = AsyncIOMotorClient(
+        return AsyncIOMotorClient(
             uri,
             uuidRepresentation="standard",
             tz_aware=True,
-            appname=f"crossfade {role}",
+            appname=f"{OURS}{role}",
             serverSelectionTimeoutMS=round(within * 1000),
             # A server that falls silent, because it is frozen or its network is gone, is given up after the
             # sum of these, and with it every command that waits for its answer. By default that is 30 s.
-            heartbeatFrequencyMS=5_000,
-            connectTimeoutMS=5_000,
+            heartbeatFrequencyMS=silent,
+            connectTimeoutMS=silent,
         )
     except (ConfigurationError, InvalidURI, ValueError):
         raise ServiceUnavailable(
             "CROSSFADE_MONGO_URI is no MongoDB connection string", remedy="write mongodb://host:port/..."
         ) from None
+
+
+async def connect(uri: str, role: str, *, within: float = 10) -> Client:
+    """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none.
+
+    ``within``: as of `unasked`, and the first question is asked now.
+    """
+    where, client = _place(uri), unasked(uri, role, within=within)
     try:
         hello = await client.admin.command("hello")
         await client.admin.command({"listDatabases": 1, "nameOnly": True, "filter": {"name": "admin"}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -61,18 +62,23 @@ SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',
     ELSE current_setting('synchronous_commit') END, true)
 """
 _CLOSE = "SELECT pg_advisory_xact_lock(crossfade.tenant_lock($1))"
-# A lock of one bigint is told as its two halves. Whoever waits for it is not in the way.
+# A lock of one bigint is told as its two halves. Whoever waits for it is not in the way, nor who began after
+# we did ($2: seconds ago). A prepared transaction keeps the virtual id of the session that began it until the
+# server restarts; its own id is in pg_locks as well.
 _HOLDERS = """
-SELECT DISTINCT coalesce(a.pid::text, 'prepared ' || coalesce(x.gid, '?')),
+SELECT DISTINCT coalesce('pid ' || a.pid, 'prepared transaction ' || coalesce(x.gid, '?')),
     coalesce(a.usename, x.owner)::text, a.application_name, a.state,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, x.prepared))::float8
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_prepared_xacts x ON l.virtualtransaction = '-1/' || x.transaction::text
+LEFT JOIN pg_locks i ON l.pid IS NULL AND i.pid IS NULL AND i.locktype = 'transactionid'
+    AND i.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts x ON x.transaction = i.transactionid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.classid::bigint << 32 | l.objid::bigint) = ANY(
         SELECT crossfade.tenant_lock(tenant) FROM unnest($1::uuid[]) AS tenant)
     AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND (coalesce(a.xact_start, x.prepared) < clock_timestamp() - make_interval(secs => $2)) IS NOT FALSE
 """
 _HISTORY = """
 SELECT from_phase::text, to_phase::text, epoch, at, database_user::text, os_user, reason, evidence
@@ -122,12 +128,10 @@ async def change(
     in PostgreSQL, were not to be had within ``within`` seconds, which must be shorter than deadlock_timeout.
     ``floor``: a clusterTime below which nothing may change their rows any more.
     """
-    tenants = sorted(epochs)
+    tenants, began = sorted(epochs), time.monotonic()
     try:
         async with connection.transaction():
-            await connection.execute(
-                "SELECT set_config('lock_timeout', $1, true)", f"{round(within * 1000)}ms"
-            )
+            await connection.execute(_SETTINGS, f"{round(within * 1000)}ms")
             if closes:
                 for tenant in tenants:
                     await connection.execute(_CLOSE, tenant)
@@ -151,7 +155,7 @@ async def change(
     except _Another:
         return None
     except asyncpg.LockNotAvailableError:
-        raise Locked(await _told(connection, tenants)) from None
+        raise Locked(await _told(connection, tenants, time.monotonic() - began)) from None
     return changed
 
 
@@ -159,14 +163,20 @@ class _Another(Exception):
     pass
 
 
-async def _told(connection: Connection, tenants: list[UUID]) -> str:
-    found = await connection.fetch(_HOLDERS, tenants)
+async def _told(connection: Connection, tenants: list[UUID], waited: float) -> str:
+    found = await connection.fetch(_HOLDERS, tenants, waited)
     if not found:
         return "a batch of apply, or another change of phase, was under way"
-    return "; ".join(
-        f"pid {row[0]} ({row[1]} {row[2] or ''}, {row[3] or 'prepared'}, open for {row[4] or 0:.1f} s)"
-        for row in found
-    )
+    return "; ".join(_holder(*row) for row in found)
+
+
+def _holder(
+    name: str, role: str | None, application: str | None, state: str | None, age: float | None
+) -> str:
+    known = [" ".join(filter(None, (role, application))), state]
+    if age is not None:
+        known.append(f"open for {age:.1f} s")
+    return f"{name} ({', '.join(filter(None, known))})"
 
 
 _TRY_HOLD = "SELECT bool_and(pg_try_advisory_lock(hashtextextended(t::text, 1))) FROM unnest($1::uuid[]) AS t"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from worker.errors import SchemaError
 from worker.postgres.connect import Connection
 
 
@@ -30,8 +31,19 @@ ORDER BY 4 DESC
 """
 
 
+_MAY_SEE = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"
+
+
 async def open_transactions(connection: Connection, older: float) -> list[OpenTransaction]:
-    """Return transactions open for longer than ``older`` seconds, and all prepared ones, the oldest first."""
+    """Return transactions open for longer than ``older`` seconds, and all prepared ones, the oldest first.
+
+    `SchemaError` when we may not see those of other roles.
+    """
+    if not await connection.fetchval(_MAY_SEE):
+        raise SchemaError(
+            "open transactions of other roles cannot be seen",
+            remedy="as an administrator: GRANT pg_read_all_stats TO crossfade_control",
+        )
     return [OpenTransaction(*row) for row in await connection.fetch(_OPEN, older)]
 
 
