@@ -17,6 +17,7 @@ from worker import failpoints
 from worker.apply import letters, preconditions
 from worker.apply.batch import Item, Mapped, parts, read
 from worker.apply.continuity import Continuity, Work
+from worker.apply.expired import Expiry
 from worker.apply.observed import Observed
 from worker.apply.references import References
 from worker.apply.writer import BatchWriter
@@ -62,6 +63,7 @@ class ApplyWorker:
         self._mapping = mapping
         self._plans = Plans(mapping)
         self._references = References(settings.mongo_uri.get_secret_value())
+        self._expiry = Expiry(settings.mongo_uri.get_secret_value(), mapping)
         self._numbers: dict[str, int] = {}
         self._find = lru_cache(maxsize=10_000)(self._mapped)
         self._waiting: deque[_Chunk] = deque()
@@ -107,6 +109,7 @@ class ApplyWorker:
             heirs=self._heirs(),
             replica=replica,
             mapping_changes=agreed.changes,
+            expiry=self._expiry,
         )
         _log.info(
             "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
@@ -352,5 +355,6 @@ class ApplyWorker:
     async def close(self) -> None:
         """Close the connections."""
         self._references.close()
+        self._expiry.close()
         if self._connection is not None:
             self._connection.terminate()

@@ -29,6 +29,7 @@ from worker.apply.batch import (
     tally,
     tenants_of,
 )
+from worker.apply.expired import Expiry, Unlearned
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log, outbox
@@ -83,11 +84,13 @@ class BatchWriter:
         heirs: Mapping[int, Sequence[str]],
         replica: bool,
         mapping_changes: int,
+        expiry: Expiry,
     ) -> None:
         self._tables = {table.name: table for table in tables}
         self._constraints = constraints
         self._replica = replica
         self._mapping_changes = mapping_changes
+        self._expiry = expiry
         self._heirs = heirs  # collections whose documents have the tenant of this one's
 
     async def write(
@@ -108,6 +111,8 @@ class BatchWriter:
                 return await self._try(connection, items, source, started, care)
             except SeveralDocuments:
                 care = _Care.APART
+            except Unlearned as unlearned:
+                await self._expiry.learn(unlearned.namespaces)
             except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 action = action_for(error)[0]
                 if care is _Care.APART or action not in (Action.PARK, Action.DEAD):
@@ -176,6 +181,7 @@ class BatchWriter:
                 winners.append(item)
         if echoes := [item for item in events if item.outcome is Outcome.ECHO]:
             await self._echoes(connection, batch_id, echoes, known, phases)
+        await self._expiry.judge(connection, events)
         if rogue := moves.rogue(events, known, phases):
             await outbox.note(connection, rogue)
         if winners:
