@@ -113,12 +113,17 @@ class Item:
     @property
     def repairs(self) -> bool:
         """Whether the rows may be others than the ledger tells."""
-        return self.event is not None and self.event.source is Source.REPAIR
+        return self.replayed or (self.event is not None and self.event.source is Source.REPAIR)
 
     @property
     def echo(self) -> bool:
         """Whether the way back caused the event."""
         return self.event is not None and self.event.origin.echo
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it is a rogue event that a person wants in PostgreSQL: else it would not be parked."""
+        return self.parked is not None and self.parked.kind == ROGUE
 
     @property
     def expired(self) -> bool:

@@ -39,7 +39,7 @@ async def settle(connection: Connection, batch_id: int, items: Sequence[Item], *
     tenants: dict[int, UUID | None] = {}
     for item in failing:
         row = known.get(item.key) if item.key else None
-        if overtaken(item, row) and not collides(item, row):
+        if overtaken(item, row) and not collides(item, row) and not item.replayed:
             item.outcome = Outcome.SUPERSEDED
             continue
         overdue = item.parked is not None and item.parked.overdue and item.kind != ROLLING_BACK
