@@ -20,7 +20,8 @@ from worker.mongo import in_the_way, reverse
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State
-from worker.postgres import barriers, capture, fences, outbox, phases, transactions
+from worker.mongo.objectids import with_objectids
+from worker.postgres import barriers, capture, fences, id_defaults, outbox, phases, transactions
 from worker.postgres.batches import count_held
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.standing import read_standing
@@ -156,6 +157,22 @@ async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     return True, "proven by a canary", ""
 
 
+async def _ids(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    mapped = [ground.mapping.collections[one] for one in await with_objectids(ground.client, ground.mapping)]
+    found = await id_defaults.columns(ground.control, [(one.table, one.id) for one in mapped])
+    wrong = [
+        f"{one.table}.{one.column} has {f'default {one.default}' if one.default else 'no default'}"
+        for one in found
+        if not one.ours
+    ]
+    told = "; ".join(wrong[:_TOLD]) or "rows born in PostgreSQL get ids that MongoDB's code knows"
+    remedy = (
+        "`crossfade cutover prepare` where there is none; else see that the application gives such rows ids "
+        "made of ObjectIds, or DROP DEFAULT and prepare again"
+    )
+    return not wrong, told, remedy
+
+
 async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     wrong = {
         name: why
@@ -223,6 +240,7 @@ _CHECKS: dict[str, tuple[_Ask, bool]] = {
     "held": (_held, False),
     "fences": (_fences, False),
     "way-back": (_way_back, True),
+    "ids": (_ids, True),
     "validators": (_validators, True),
     "open-transactions-mongodb": (_mongo_transactions, True),
     "open-transactions-postgresql": (_transactions, True),
