@@ -60,8 +60,8 @@ def cutover() -> None:
 def prepare() -> None:
     """Install the fences, and what captures writes for the way back: triggers on the mapped tables.
 
-    Where a collection's ids are ObjectIds, rows born in PostgreSQL need such ids as well: an id column that has
-    no default gets one, until `crossfade finish`. One that has a default is left as it is, and told.
+    Where a collection's ids are ObjectIds, rows born in PostgreSQL need such ids as well: an id column that
+    has no default gets one, until `crossfade finish`. One that has a default is left as it is, and told.
 
     Needs CROSSFADE_POSTGRES_ADMIN_DSN. From then on the application can write a tenant's rows in PostgreSQL
     only after its cutover. Takes each table's lock for an instant, and gives up where it waits for 2 s.

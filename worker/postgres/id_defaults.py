@@ -1,8 +1,8 @@
-"""Ids of rows that are born in PostgreSQL, of collections whose ids are ObjectIds: by a default of the column.
+"""Ids of rows born in PostgreSQL, where a collection's ids are ObjectIds: by a default of the column.
 
 It makes what an ObjectId becomes, so that the way back can name the document as the application's code for
-MongoDB expects. Only a column without any default gets it. The catalog tells which have it, and that there was
-none before.
+MongoDB expects. Only a column without any default gets it. The catalog tells which have it, and so that there
+was none before.
 """
 
 from __future__ import annotations
