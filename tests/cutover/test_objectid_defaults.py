@@ -91,9 +91,10 @@ async def test_rows_born_in_postgresql_get_objectids_until_finish(services: Serv
         await set_phase(w, "complete")
         for name in list(w.processes):
             await w.stop(name)
+        bare_one = await bare(w, tables)  # while there are the roles that its file names
         code, told = await once(w, "finish", "--dry-run")
         assert "default of orders.id" in told and "default of notes.id" not in told, told
         code, told = await once(w, "finish", "--export", str(tmp_path / "audit"), "--yes")
         assert code == 0, told
         assert await defaults(w) == {"orders": None, "notes": "gen_random_uuid()", "people": None}
-        assert await schema_dump(services, w.name) == await schema_dump(services, await bare(w, tables))
+        assert await schema_dump(services, w.name) == await schema_dump(services, bare_one)
