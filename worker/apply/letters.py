@@ -7,7 +7,17 @@ from typing import Any
 from uuid import UUID
 
 from topics import id_to_bson, key_to_id
-from worker.apply.batch import ROGUE, ROLLING_BACK, UNREADABLE, Item, Outcome, collides, overtaken, same_id
+from worker.apply.batch import (
+    EXPIRED,
+    ROGUE,
+    ROLLING_BACK,
+    UNREADABLE,
+    Item,
+    Outcome,
+    collides,
+    overtaken,
+    same_id,
+)
 from worker.mapping import Unmappable
 from worker.mapping.ids import reversible
 from worker.postgres import dead_letters, ledger
@@ -29,7 +39,7 @@ async def settle(connection: Connection, batch_id: int, items: Sequence[Item], *
     tenants: dict[int, UUID | None] = {}
     for item in failing:
         row = known.get(item.key) if item.key else None
-        if overtaken(item, row) and not collides(item, row):
+        if overtaken(item, row) and not collides(item, row) and not item.replayed:
             item.outcome = Outcome.SUPERSEDED
             continue
         overdue = item.parked is not None and item.parked.overdue and item.kind != ROLLING_BACK
@@ -87,7 +97,7 @@ def _tenant(item: Item, known: LedgerRow | None) -> UUID | None:
 
     A rogue event is of the tenant that the document has in PostgreSQL, whatever it names itself.
     """
-    if item.kind in (ROGUE, ROLLING_BACK) and known is not None and known.tenant_id is not None:
+    if item.kind in (ROGUE, EXPIRED, ROLLING_BACK) and known is not None and known.tenant_id is not None:
         return known.tenant_id
     if item.rows is not None:
         return item.rows.tenant_id
@@ -103,7 +113,7 @@ def _tenant(item: Item, known: LedgerRow | None) -> UUID | None:
 
 def _verdict(item: Item, tenant: UUID | None) -> dict[str, Any]:
     assert item.parked is not None
-    state = _STATES.get(item.outcome or Outcome.APPLIED)
+    state = _state(item)
     verdict: dict[str, Any] = {"id": item.parked.dead_letter_id, "state": state or "healed"}
     if state is not None:
         verdict |= {
@@ -115,10 +125,16 @@ def _verdict(item: Item, tenant: UUID | None) -> dict[str, Any]:
     return verdict
 
 
+def _state(item: Item) -> str | None:
+    """Return the state of an event's letter. Nobody has to act on what has expired."""
+    state = _STATES.get(item.outcome or Outcome.APPLIED)
+    return "discarded" if state == "dead" and item.kind == EXPIRED else state
+
+
 def _letter(item: Item, tenant: UUID | None) -> dead_letters.DeadLetter:
     event = item.event
     return dead_letters.DeadLetter(
-        state=_STATES[item.outcome or Outcome.DEAD],
+        state=_state(item) or "dead",
         kind=item.kind,
         reason=item.reason,
         namespace=event.namespace if event else "",

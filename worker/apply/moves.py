@@ -43,7 +43,8 @@ def draining(
     return found
 
 
-_AWAY = ("postgres", "complete")
+AWAY = ("postgres", "complete")
+"""Phases in which a tenant writes in PostgreSQL (R1)."""
 
 
 def rogue(items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping[UUID, Phase]) -> list[Noted]:
@@ -59,7 +60,7 @@ def rogue(items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping
         tenant = before.tenant_id if before else None
         if tenant is None and item.rows is not None:
             tenant = item.rows.tenant_id
-        if tenant is not None and (phase := phases[tenant]).phase in _AWAY:
+        if tenant is not None and (phase := phases[tenant]).phase in AWAY:
             found.append(Noted(*item.key, tenant, phase.epoch))
     return found
 

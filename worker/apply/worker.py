@@ -17,8 +17,10 @@ from worker import failpoints
 from worker.apply import letters, preconditions
 from worker.apply.batch import Item, Mapped, parts, read
 from worker.apply.continuity import Continuity, Work
+from worker.apply.expired import Expiry
 from worker.apply.observed import Observed
 from worker.apply.references import References
+from worker.apply.replays import Replays
 from worker.apply.writer import BatchWriter
 from worker.broker.access import Access
 from worker.broker.faust_app import Acknowledge
@@ -62,6 +64,7 @@ class ApplyWorker:
         self._mapping = mapping
         self._plans = Plans(mapping)
         self._references = References(settings.mongo_uri.get_secret_value())
+        self._expiry = Expiry(settings.mongo_uri.get_secret_value(), mapping)
         self._numbers: dict[str, int] = {}
         self._find = lru_cache(maxsize=10_000)(self._mapped)
         self._waiting: deque[_Chunk] = deque()
@@ -101,12 +104,16 @@ class ApplyWorker:
             raise kind(f"PostgreSQL refuses apply's start ({describe(error)})", remedy=told) from None
         for name in self._mapping.collections:
             self._numbers[name] = agreed.numbers[str(self._mapping.logical(name))]
-        self._writer = BatchWriter(
-            [TargetTable(table) for table in tables],
-            constraints,
-            heirs=self._heirs(),
-            replica=replica,
-            mapping_changes=agreed.changes,
+        self._writer, self._replays = (
+            kind(
+                [TargetTable(table) for table in tables],
+                constraints,
+                heirs=self._heirs(),
+                replica=replica and kind is BatchWriter,
+                mapping_changes=agreed.changes,
+                expiry=self._expiry,
+            )
+            for kind in (BatchWriter, Replays)
         )
         _log.info(
             "apply ready", collections=len(self._numbers), replication_role="replica" if replica else "origin"
@@ -292,15 +299,20 @@ class ApplyWorker:
                 return
             items = [read(Item(p.topic, p.partition, p.offset, p.event, p), self._find) for p in parked]
             items, _ = next(parts(items, PARKED_BYTES))  # the others stay parked
+            replayed = [item for item in items if item.replayed]
+            items = [item for item in items if not item.replayed]
             try:
                 await self._references.try_to_complete(items)
             except Transient:
                 items = [item for item in items if item.reference is None]
-            if not items:
-                return
-            tallies = await self._writer.write(connection, items, source="retry")
-        self._retried_fit = sum(tally.outcomes.get("applied", 0) for tally in tallies.values())
-        self.observed.retried_parked(tallies)
+            told = [
+                await writer.write(connection, some, source="retry")
+                for writer, some in ((self._replays, replayed), (self._writer, items))
+                if some
+            ]
+        for tallies in told:
+            self._retried_fit += sum(tally.outcomes.get("applied", 0) for tally in tallies.values())
+            self.observed.retried_parked(tallies)
 
     async def _retrying(self, work: Any) -> None:
         """Do work until it succeeds; transient errors are waited out, others end the process."""
@@ -352,5 +364,6 @@ class ApplyWorker:
     async def close(self) -> None:
         """Close the connections."""
         self._references.close()
+        self._expiry.close()
         if self._connection is not None:
             self._connection.terminate()

@@ -29,6 +29,7 @@ from worker.apply.batch import (
     tally,
     tenants_of,
 )
+from worker.apply.expired import Expiry, Unlearned
 from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log, outbox
@@ -60,7 +61,7 @@ SELECT set_config('crossfade.tenants', $1, true),
 _DEPTH = 20  # times that what cannot fit is taken out of a set, before it is halved
 
 
-class _Care(IntEnum):
+class Care(IntEnum):
     """How a transaction is tried."""
 
     PLAIN = 0  # all at once
@@ -83,11 +84,13 @@ class BatchWriter:
         heirs: Mapping[int, Sequence[str]],
         replica: bool,
         mapping_changes: int,
+        expiry: Expiry,
     ) -> None:
         self._tables = {table.name: table for table in tables}
         self._constraints = constraints
         self._replica = replica
         self._mapping_changes = mapping_changes
+        self._expiry = expiry
         self._heirs = heirs  # collections whose documents have the tenant of this one's
 
     async def write(
@@ -100,21 +103,23 @@ class BatchWriter:
         with more care. A ``retry`` of parked events begins with them together.
         """
         started = SYSTEM_CLOCK.now()
-        care = _Care.TOGETHER if source == "retry" else _Care.PLAIN
+        care = Care.TOGETHER if source == "retry" else Care.PLAIN
         while True:
             for item in items:
                 item.reset()
             try:
                 return await self._try(connection, items, source, started, care)
             except SeveralDocuments:
-                care = _Care.APART
+                care = Care.APART
+            except Unlearned as unlearned:
+                await self._expiry.learn(unlearned.namespaces)
             except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 action = action_for(error)[0]
-                if care is _Care.APART or action not in (Action.PARK, Action.DEAD):
+                if care is Care.APART or action not in (Action.PARK, Action.DEAD):
                     raise
                 metrics.RETRIES.labels(retry_reason(error)).inc()
-                waits = action is Action.PARK and care is _Care.PLAIN
-                care = _Care.TOGETHER if waits else _Care.APART
+                waits = action is Action.PARK and care is Care.PLAIN
+                care = Care.TOGETHER if waits else Care.APART
 
     async def _try(
         self,
@@ -122,16 +127,16 @@ class BatchWriter:
         items: Sequence[Item],
         source: str,
         started: datetime,
-        care: _Care,
+        care: Care,
     ) -> dict[Partition, PartitionTally]:
         standing = False
         async with connection.transaction():
             batch_id = await self._settings(connection)
-            if care is _Care.TOGETHER:
+            if care is Care.TOGETHER:
                 await connection.execute("SET CONSTRAINTS ALL DEFERRED")
-            for events in rounds(items) if care is _Care.APART else [fold(items)]:
+            for events in rounds(items) if care is Care.APART else [fold(items)]:
                 standing |= await self._apply(connection, batch_id, events, care)
-            if care is _Care.TOGETHER:
+            if care is Care.TOGETHER:
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # checks them
             if standing:
                 await letters.close_older(connection, items)
@@ -153,7 +158,7 @@ class BatchWriter:
             )
         return row[0]
 
-    async def _apply(self, connection: Connection, batch_id: int, events: list[Item], care: _Care) -> bool:
+    async def _apply(self, connection: Connection, batch_id: int, events: list[Item], care: Care) -> bool:
         """Apply one event of each document; return whether any dead letter stands."""
         if not events:
             return False
@@ -176,10 +181,11 @@ class BatchWriter:
                 winners.append(item)
         if echoes := [item for item in events if item.outcome is Outcome.ECHO]:
             await self._echoes(connection, batch_id, echoes, known, phases)
+        await self._expiry.judge(connection, events)
         if rogue := moves.rogue(events, known, phases):
             await outbox.note(connection, rogue)
         if winners:
-            write = self._fitting if care is _Care.APART else self._write
+            write = self._fitting if care is Care.APART else self._write
             await write(connection, batch_id, winners, known)
             await self._follow(connection, winners, known)
             if documents := moves.draining(winners, known, phases):

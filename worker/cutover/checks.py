@@ -20,7 +20,8 @@ from worker.mongo import in_the_way, reverse
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State
-from worker.postgres import barriers, capture, fences, outbox, phases, transactions
+from worker.mongo.objectids import with_objectids
+from worker.postgres import barriers, capture, fences, id_defaults, outbox, phases, transactions
 from worker.postgres.batches import count_held
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.standing import read_standing
@@ -156,6 +157,20 @@ async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     return True, "proven by a canary", ""
 
 
+async def _ids(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    mapped = [ground.mapping.collections[one] for one in await with_objectids(ground.client, ground.mapping)]
+    found = await id_defaults.columns(ground.control, [(one.table, one.id) for one in mapped])
+    wrong = [f"{one.table}.{one.column} has no default" for one in found if one.default is None]
+    # Such an id goes back as it is; whether the application's code for MongoDB likes that, it must know.
+    other = [
+        f"{one.table}.{one.column} has default {one.default}: what is born there has no ObjectId"
+        for one in found
+        if one.default is not None and not one.ours
+    ]
+    told = "; ".join([*wrong, *other][:_TOLD]) or "rows born in PostgreSQL get ids such as MongoDB's have"
+    return not wrong, told, "crossfade cutover prepare"
+
+
 async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     wrong = {
         name: why
@@ -223,6 +238,7 @@ _CHECKS: dict[str, tuple[_Ask, bool]] = {
     "held": (_held, False),
     "fences": (_fences, False),
     "way-back": (_way_back, True),
+    "ids": (_ids, True),
     "validators": (_validators, True),
     "open-transactions-mongodb": (_mongo_transactions, True),
     "open-transactions-postgresql": (_transactions, True),

@@ -16,7 +16,7 @@ turns the decision back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -209,15 +209,25 @@ class Rollback:
             place = written.namespace, identity.row_id
             identities[place], places[place] = identity, written
         unfit: list[str] = []
-        for look, _ in await look_at(ground.sides, ground.reader, identities.values(), ()):
+        looks = [look for look, _ in await look_at(ground.sides, ground.reader, identities.values(), ())]
+        expired = await self._expired(look.identity for look in looks if look.kind == "extra")
+        for look in looks:
             place = look.identity.collection, look.identity.row_id
-            if look.kind is None:
+            if look.kind is None or place in expired:
                 self._seen += 1
             else:
                 self._unfit[places[place].namespace, places[place].key] = places[place]
                 unfit.append(f"{place[0]} {place[1]} ({look.kind})")
         if unfit and self._epochs:
             raise _Aborts(f"{len(unfit)} documents do not fit ({', '.join(unfit[:3])})")
+
+    async def _expired(self, extra: Iterable[Identity]) -> set[tuple[str, UUID]]:
+        """Return which of these documents, gone in MongoDB, a TTL index deleted: their rows go at home."""
+        mapping, documents = self._ground.mapping, list[tuple[str, str, UUID]]()
+        for one in extra:
+            if (source := mapping.sources().find(one.collection)) is not None:
+                documents.append((one.collection, str(source.logical), one.row_id))
+        return await barriers.expired(self._ground.control, self._tenants, documents)
 
     async def _open(self, floor: int) -> Result:
         """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""

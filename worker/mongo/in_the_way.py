@@ -61,10 +61,12 @@ async def index_builds(client: Client, namespaces: Some[str]) -> list[IndexBuild
 
 
 class TtlIndex(NamedTuple):
-    """An index by which MongoDB deletes documents by itself."""
+    """An index by which MongoDB deletes documents by itself, ``seconds`` after the date at a path."""
 
     namespace: str
     name: str
+    path: str
+    seconds: float
 
 
 async def ttl_indexes(client: Client, namespaces: Some[str]) -> list[TtlIndex]:
@@ -79,7 +81,11 @@ async def ttl_indexes(client: Client, namespaces: Some[str]) -> list[TtlIndex]:
                 if getattr(error, "code", None) == 26:
                     continue
                 raise
-        found += [TtlIndex(namespace, key) for key, one in indexes.items() if "expireAfterSeconds" in one]
+        found += [
+            TtlIndex(namespace, name, one["key"][0][0], one["expireAfterSeconds"])
+            for name, one in indexes.items()
+            if "expireAfterSeconds" in one
+        ]
     return found
 
 

@@ -57,6 +57,16 @@ _PARKED = """
 SELECT count(*) FROM crossfade.dead_letter
 WHERE state = 'parked' AND kind = 'rolling_back' AND tenant_id = ANY($1::uuid[])
 """
+_EXPIRED = """
+SELECT k.namespace, k.row_id FROM unnest($1::text[], $2::text[], $3::uuid[]) AS k(namespace, logical, row_id)
+JOIN crossfade.collection c ON c.namespace = k.logical
+WHERE EXISTS (
+    SELECT FROM crossfade.dead_letter d
+    WHERE d.tenant_id = ANY($4::uuid[]) AND d.row_id = k.row_id AND d.namespace = k.namespace
+        AND d.kind = 'expired' AND d.state = 'discarded' AND NOT EXISTS (
+            SELECT FROM crossfade.document l WHERE l.collection_id = c.collection_id AND l.row_id = k.row_id
+                AND (l.version_time, l.version_order) >= (d.version_time, d.version_order)))
+"""
 _FORGET = """
 WITH barriers AS (DELETE FROM crossfade.barrier WHERE barrier_id = ANY($1::uuid[]))
 DELETE FROM crossfade.draining_document d USING unnest($2::uuid[], $3::bigint[]) AS k(tenant_id, epoch)
@@ -110,6 +120,20 @@ async def letters(connection: Connection, tenants: Collection[UUID]) -> int:
 async def parked_by_rollback(connection: Connection, tenants: Collection[UUID]) -> int:
     """Return how many events of these tenants wait because they are `rolling_back` (A7)."""
     return await connection.fetchval(_PARKED, list(tenants)) or 0
+
+
+async def expired(
+    connection: Connection, tenants: Collection[UUID], documents: Collection[tuple[str, str, UUID]]
+) -> set[tuple[str, UUID]]:
+    """Return which documents of these tenants a TTL index deleted, and nothing wrote since.
+
+    Documents: real and logical namespace, row id. Returned without the logical one.
+    """
+    if not documents:
+        return set()
+    arrays = map(list, zip(*documents, strict=True))
+    rows = await connection.fetch(_EXPIRED, *arrays, list(tenants))
+    return {(row[0], UUID(int=row[1].int)) for row in rows}
 
 
 async def forget(

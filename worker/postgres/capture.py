@@ -2,7 +2,8 @@
 
 Three to a table, one for each kind of statement, with its rows as transition tables: one insertion a
 statement, whatever it changes. They look at nothing but who writes. The sync's own sessions are replicas, for
-which they do not fire, and where that cannot be had they know its role by name. They never look at the phase,
+which they do not fire, and where that cannot be had they know its role by name; but for what apply replays
+into PostgreSQL, which it says in `crossfade.replay`. They never look at the phase,
 for a look could miss what the fence let through; and never NOTIFY, for which all commits would queue.
 """
 
@@ -85,7 +86,9 @@ $capture$
 """
 _TRIGGER = """
 CREATE OR REPLACE TRIGGER {trigger} AFTER {event} ON {table} {referencing}
-    FOR EACH STATEMENT WHEN (session_user <> 'crossfade_sync') EXECUTE FUNCTION {function}()
+    FOR EACH STATEMENT
+    WHEN (session_user <> 'crossfade_sync' OR current_setting('crossfade.replay', true) = 'on')
+    EXECUTE FUNCTION {function}()
 """
 
 

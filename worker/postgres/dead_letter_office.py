@@ -158,7 +158,8 @@ async def audit(connection: Connection, dead_letter_id: int) -> list[Audited]:
 _SETTLE = f"""
 WITH chosen AS (
     SELECT dead_letter_id, state::text AS before FROM crossfade.dead_letter
-    WHERE {_CHOSEN} AND state IN ('dead', 'parked') ORDER BY dead_letter_id FOR UPDATE
+    WHERE {_CHOSEN} AND state IN ('dead', 'parked')
+        AND (kind <> 'rogue' OR $1 IS NOT NULL OR kind = ANY($3)) ORDER BY dead_letter_id FOR UPDATE
 ), changed AS (
     UPDATE crossfade.dead_letter d SET {{change}}
     FROM chosen WHERE d.dead_letter_id = chosen.dead_letter_id
@@ -173,9 +174,14 @@ _REPLAY = _SETTLE.format(change="state = 'parked', next_attempt_at = now(), park
 _DISCARD = _SETTLE.format(change="state = 'discarded', next_attempt_at = NULL")
 
 
-async def replay(connection: Connection, chosen: Filter, *, os_user: str) -> list[int]:
-    """Park the chosen letters that stand, for apply to try at once; return them. Audited."""
-    return await _settle(connection, _REPLAY, chosen, os_user, "dead-letters replay", None)
+async def replay(
+    connection: Connection, chosen: Filter, *, os_user: str, reason: str | None = None
+) -> list[int]:
+    """Park the chosen letters that stand, for apply to try at once; return them. Audited.
+
+    Rogue ones only where they are chosen by number or by kind: they are written over what PostgreSQL has.
+    """
+    return await _settle(connection, _REPLAY, chosen, os_user, "dead-letters replay", reason)
 
 
 async def discard(connection: Connection, chosen: Filter, *, os_user: str, reason: str) -> list[int]:

@@ -57,6 +57,7 @@ class Parked(NamedTuple):
     event: bytes
     attempts: int
     overdue: bool
+    kind: str = ""
 
 
 # With an event whose time has come, what else is parked of its tenant comes along: events that fit only
@@ -83,7 +84,7 @@ SELECT dead_letter_id, topic, partition, "offset", event, attempts,
     least(now(), (SELECT min(heartbeat_at) FROM crossfade.partition_progress WHERE topic = ANY($4::text[])))
         - greatest(parked_at, (SELECT max(copy_finished_at) FROM crossfade.collection))
         > make_interval(secs => $3)
-        AND NOT EXISTS (SELECT FROM crossfade.collection WHERE copy_state IN ('copying', 'removing'))
+        AND NOT EXISTS (SELECT FROM crossfade.collection WHERE copy_state IN ('copying', 'removing')), kind
 FROM crossfade.dead_letter
 WHERE state = 'parked' AND dead_letter_id IN (SELECT dead_letter_id FROM sized WHERE before < $2)
 ORDER BY dead_letter_id FOR UPDATE SKIP LOCKED

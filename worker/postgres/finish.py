@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from worker.postgres import id_defaults
 from worker.postgres.connect import Connection
 from worker.postgres.target import quoted
 
@@ -50,10 +51,11 @@ FROM crossfade.audit ORDER BY audit_id
 
 
 class Ours(NamedTuple):
-    """What would be removed: triggers and policies on the application's tables, and our schema."""
+    """What would be removed: triggers, policies and defaults on the application's tables, and our schema."""
 
     triggers: list[tuple[str, str]]
     policies: list[tuple[str, str]]
+    defaults: list[tuple[str, str]]
     schema: bool
 
 
@@ -72,7 +74,7 @@ async def ours(connection: Connection) -> Ours:
     there: Any = await connection.fetchval("SELECT to_regnamespace('crossfade') IS NOT NULL")
     triggers = [(row[0], row[1]) for row in await connection.fetch(_TRIGGERS)]
     policies = [(row[0], row[1]) for row in await connection.fetch(_POLICIES, list(ROLES))]
-    return Ours(triggers, policies, bool(there))
+    return Ours(triggers, policies, await id_defaults.installed(connection), bool(there))
 
 
 async def export(connection: Connection, what: str) -> AsyncIterator[dict[str, Any]]:
@@ -91,6 +93,7 @@ async def remove(connection: Connection) -> list[str]:
         found = await ours(connection)
         for table, trigger in found.triggers:
             await connection.execute(f"DROP TRIGGER {quoted(trigger)} ON {table}")
+        await id_defaults.remove(connection)
         await connection.execute("DROP SCHEMA IF EXISTS crossfade CASCADE")
         for role in ROLES:
             if await connection.fetchval("SELECT to_regrole($1) IS NOT NULL", role):
