@@ -325,6 +325,13 @@ ROGUE = Known(
     "Dead letters that stand of writes in MongoDB for tenants that had left it",
     CONTROL,
 )
+# counter, reads that applications did on both sides, as their clients told it, by outcome
+SHADOW_READS = Counted(
+    "crossfade_control_shadow_reads_total",
+    "Shadow reads of applications by outcome: equal, different, unsettled, failed or left_out",
+    CONTROL,
+    ["outcome"],
+)
 # gauge, seconds: since phases were read in PostgreSQL last, computed at the scrape
 CONTROL_LOOKED_AGE = Age(
     "crossfade_control_looked_age_seconds", "Since the phases were read in PostgreSQL last", CONTROL

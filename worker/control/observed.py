@@ -11,6 +11,7 @@ from worker.errors import CrossfadeError
 from worker.postgres.connect import Connection, connect
 from worker.postgres.faults import FAULTS
 from worker.postgres.move_standing import read_moves, tenants_by_phase
+from worker.postgres.shadow_reads import read_shadow_reads
 from worker.settings import Settings
 
 _EVERY = 2.0  # seconds
@@ -37,12 +38,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 async def look(connection: Connection) -> None:
     """Read once, and set the metrics."""
     tenants, moves = await tenants_by_phase(connection), await read_moves(connection, 0)
+    shadows = await read_shadow_reads(connection, 0)
     now = time.time()
     metrics.TENANTS.set_to({(phase,): count for phase, count in tenants.items()})
     metrics.MOVING_AGE.since({(phase,): now - seconds for phase, seconds in moves.oldest.items()})
     metrics.MOVES.set_to(dict(moves.ended))
     metrics.PAUSES.set_to(moves.pauses)
     metrics.ROGUE.set_to({(): moves.rogue})
+    metrics.SHADOW_READS.set_to({(outcome,): count for outcome, count in shadows.counts.items()})
     metrics.CONTROL_LOOKED_AGE.since({(): now})
 
 

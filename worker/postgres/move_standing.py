@@ -68,8 +68,9 @@ class MoveStanding:
 
     moving: Sequence[Moving] = ()
     """The tenants on the move, those first that have been longest."""
+    moving_tenants: int = 0
     oldest: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Seconds, by phase."""
+    """Seconds in it of the tenant that has been longest in a phase of a move, by phase."""
     last: Sequence[Ended] = ()
     """The newest first."""
     ended: Mapping[tuple[str, str], int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
@@ -90,7 +91,7 @@ FROM crossfade.tenant WHERE phase NOT IN ('mongo', 'postgres', 'complete')
 ORDER BY changed_at, tenant_id LIMIT $1
 """  # noqa: S608 - our own text
 _OLDEST = f"""
-SELECT phase::text, greatest(max({_SECONDS}), 0)
+SELECT phase::text, greatest(max({_SECONDS}), 0), count(*)
 FROM crossfade.tenant WHERE phase NOT IN ('mongo', 'postgres', 'complete') GROUP BY phase
 """  # noqa: S608 - our own text
 # One row for each tenant of a group. What leads from one phase of a move to another ends nothing.
@@ -134,11 +135,13 @@ async def read_moves(connection: Connection, most: int) -> MoveStanding:
             known = pauses[kind, outcome]
             counts = [n + (count if place == bucket else 0) for place, n in enumerate(known.counts)]
             pauses[kind, outcome] = Pauses(counts, known.seconds + seconds)
+    phases = await connection.fetch(_OLDEST)
     outbox = await connection.fetchrow(_OUTBOX)
     assert outbox is not None
     return MoveStanding(
         [Moving(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_MOVING, most)],
-        {row[0]: row[1] for row in await connection.fetch(_OLDEST)},
+        sum(row[2] for row in phases),
+        {row[0]: row[1] for row in phases},
         [Ended(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_LAST, most)],
         ended,
         pauses,
