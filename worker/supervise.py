@@ -1,7 +1,7 @@
 """`crossfade run`: every role as a process of its own, started again with backoff when it ends.
 
-Each serves its metrics on a port of its own: the first role on ``metrics_port``, the next on the one after. The
-ports of roles that are left out stay free.
+Each serves its metrics on a port of its own: the first role on ``metrics_port``, the next on the one after.
+The ports of roles that are left out stay free.
 """
 
 from __future__ import annotations
