@@ -210,14 +210,28 @@ def control() -> None:
 
 
 @main.command()
-def run() -> None:
-    """Run publish and apply, each a process of its own, started again when it ends.
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ROLE",
+    help="Run this role: publish, apply, reconcile, reverse or control. May be repeated.",
+)
+def run(only: tuple[str, ...]) -> None:
+    """Run publish, apply, reconcile, reverse and control, each a process of its own, started again when it
+    ends.
 
-    SIGTERM or Ctrl-C ends them all. Exit 2 when one of them says that a person must act first.
+    Without --only: those that CROSSFADE_RUN_ROLES names, or all; reconcile needs
+    CROSSFADE_POSTGRES_READER_DSN, control that and CROSSFADE_POSTGRES_CONTROL_DSN. control listens on
+    127.0.0.1 unless CROSSFADE_CONTROL_HOST says otherwise. SIGTERM or Ctrl-C ends them all. Exit 2 when one
+    of them says that a person must act first.
+
+    \b
+    crossfade run
+    crossfade run --only publish --only apply
     """
     from worker import supervise
 
-    _serve("run", supervise.run)
+    _serve("run", supervise.runner(only))
 
 
 @main.group(name="schema")

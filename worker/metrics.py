@@ -7,71 +7,26 @@ counts documents or events is added once for a batch.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from worker.gauges import Age, Countdown, Counted, Distribution, Known
 
 _LAG_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.3, 2.5, 5, 10, 60, 300, 3600)
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _SIZE_BUCKETS = (1, 3, 10, 30, 100, 300, 1000, 2000, 3000, 10_000)
 
 
-class Known(Collector):
-    """A gauge of values by their labels. What is not known has no sample, where a plain gauge would say 0."""
-
-    def __init__(self, name: str, meaning: str, registry: CollectorRegistry, labels: Sequence[str] = ()):
-        self._name, self._meaning, self._labelnames = name, meaning, tuple(labels)
-        self._values: Mapping[tuple[str, ...], float] = {}
-        registry.register(self)
-
-    def set_to(self, values: Mapping[tuple[str, ...], float]) -> None:
-        """Replace all values."""
-        # One assignment: the thread that serves a scrape sees the old ones or the new ones.
-        self._values = values
-
-    def collect(self) -> Iterator[Metric]:
-        """Tell the values."""
-        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labelnames)
-        now = time.time()
-        for labels, value in self._values.items():
-            family.add_metric(labels, self._told(value, now))
-        yield family
-
-    def _told(self, value: float, now: float) -> float:
-        return value
-
-
-class Age(Known):
-    """A gauge in seconds: how long ago moments were, computed when asked.
-
-    So a process that has stopped moving shows as a growing age, not as the last value that it set.
-    """
-
-    def since(self, moments: Mapping[tuple[str, ...], float]) -> None:
-        """Replace the moments (seconds since 1970) by their labels' values."""
-        self.set_to(moments)
-
-    def _told(self, value: float, now: float) -> float:
-        return max(0.0, now - value)
-
-
-class Countdown(Known):
-    """A gauge in seconds: how long it is until moments, computed when asked; 0 when they have passed."""
-
-    def until(self, moments: Mapping[tuple[str, ...], float]) -> None:
-        """Replace the moments (seconds since 1970) by their labels' values."""
-        self.set_to(moments)
-
-    def _told(self, value: float, now: float) -> float:
-        return max(0.0, value - now)
-
-
 PUBLISH, APPLY, RECONCILE = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
-REVERSE = CollectorRegistry()
-REGISTRIES = {"publish": PUBLISH, "apply": APPLY, "reconcile": RECONCILE, "reverse": REVERSE}
+REVERSE, CONTROL = CollectorRegistry(), CollectorRegistry()
+REGISTRIES = {
+    "publish": PUBLISH,
+    "apply": APPLY,
+    "reconcile": RECONCILE,
+    "reverse": REVERSE,
+    "control": CONTROL,
+}
 """What each role serves."""
 
 # counter, events: documents' events given to Kafka, by collection and source (copy, stream)
@@ -339,4 +294,51 @@ REPAIR_STOPPED = Gauge(
     "crossfade_reconcile_repair_stopped",
     "1 while more is wrong than may be repaired by itself",
     registry=RECONCILE,
+)
+
+# counter, moves that ended, by kind (cutover, rollback, complete) and outcome; each tenant of a group counts
+MOVES = Counted(
+    "crossfade_control_moves_total",
+    "Tenants' moves that have ended, by kind and outcome: done, aborted or rehearsed",
+    CONTROL,
+    ["kind", "outcome"],
+)
+# histogram, seconds: in which a move's tenant could write nowhere, by kind and outcome
+PAUSES = Distribution(
+    "crossfade_control_pause_seconds",
+    "How long a move's tenant could write nowhere, of moves that their own command ended",
+    CONTROL,
+    ["kind", "outcome"],
+)
+# gauge, tenants: by phase (state)
+TENANTS = Known("crossfade_control_tenants", "Tenants by phase", CONTROL, ["state"])
+# gauge, seconds: since the tenant that has been longest in a phase of a move came into it, by phase (state)
+MOVING_AGE = Age(
+    "crossfade_control_moving_age_seconds",
+    "Since the tenant longest in a phase of a move came into it, by phase; no sample where there is none",
+    CONTROL,
+    ["state"],
+)
+# gauge, events: writes in MongoDB for tenants that had left it, which stand as dead letters
+ROGUE = Known(
+    "crossfade_control_rogue_letters",
+    "Dead letters that stand of writes in MongoDB for tenants that had left it",
+    CONTROL,
+)
+# counter, reads that applications did on both sides, as their clients told it, by outcome
+SHADOW_READS = Counted(
+    "crossfade_control_shadow_reads_total",
+    "Shadow reads of applications by outcome: equal, different, unsettled, failed or left_out",
+    CONTROL,
+    ["outcome"],
+)
+# gauge, seconds: since phases were read in PostgreSQL last, computed at the scrape
+CONTROL_LOOKED_AGE = Age(
+    "crossfade_control_looked_age_seconds", "Since the phases were read in PostgreSQL last", CONTROL
+)
+# counter, looks that found validators of MongoDB otherwise than the fence documents say, and mended them
+VALIDATORS_MENDED = Counter(
+    "crossfade_control_validators_mended_total",
+    "Times that validators of MongoDB were not what the fences say, and were mended",
+    registry=CONTROL,
 )

@@ -13,11 +13,12 @@ import click
 import orjson
 
 from worker.cutover.ground import Ground, opened
-from worker.cutover.move import REHEARSED, Result
+from worker.cutover.move import Result
 from worker.errors import CrossfadeError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.postgres.faults import FAULTS, describe
+from worker.postgres.move_standing import REHEARSED
 from worker.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -175,7 +175,11 @@ class Settings(_Sources):
         0,
         ge=0,
         le=65535,
-        description="port of this process's metrics; 0: none. `run` gives publish this port, apply the next",
+        description="port of this process's metrics; 0: none. `run` gives publish this port, apply and "
+        "the others those after it",
+    )
+    run_roles: str = Field(
+        "", description="what `run` runs, as publish,apply; empty: every role that the settings suffice for"
     )
 
     control_host: str = Field(

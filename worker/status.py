@@ -12,7 +12,7 @@ import click
 import orjson
 
 from topics import Collection, TopicNames
-from worker import copy_report, reconcile_report
+from worker import copy_report, moves_shown, reconcile_report
 from worker.copy_report import span
 from worker.errors import CrossfadeError, MappingError
 from worker.mapping import hashes
@@ -22,7 +22,9 @@ from worker.postgres import proof
 from worker.postgres.connect import connect
 from worker.postgres.mapping_versions import told_clearly
 from worker.postgres.migration_log import OUTCOMES
+from worker.postgres.move_standing import MoveStanding, read_moves
 from worker.postgres.proof import Proof
+from worker.postgres.shadow_reads import ShadowReads, read_shadow_reads
 from worker.postgres.standing import PublisherStanding, Standing, read_standing
 from worker.settings import Settings, load
 
@@ -81,9 +83,11 @@ async def _look(settings: Settings) -> dict[str, Any]:
         standing = await read_standing(connection)
         with told_clearly():
             proven = await proof.read(connection, settings.publisher)
+            moves = await read_moves(connection, moves_shown.MOST)
+            shadows = await read_shadow_reads(connection, moves_shown.MOST)
     finally:
         connection.terminate()
-    told = report(standing, TopicNames(settings.topic_prefix), _hashes(settings), proven)
+    told = report(standing, TopicNames(settings.topic_prefix), _hashes(settings), proven, moves, shadows)
     oplog = await look_at_oplog(settings.mongo_uri.get_secret_value())
     return told | told_of_oplog(oplog, standing.publishers, time.time(), settings.oplog_margin)
 
@@ -107,6 +111,8 @@ def report(
     names: TopicNames,
     mapping: Mapping[str, str] | None = None,
     proven: Proof = proof.NOTHING,
+    moves: MoveStanding = MoveStanding(),  # noqa: B008 - nothing changes it
+    shadows: ShadowReads = ShadowReads(),  # noqa: B008
 ) -> dict[str, Any]:
     """Return what `--json` prints. ``mapping``: the file's hashes by namespace, where there is a file."""
     # What is no longer mapped is no longer read: its last heartbeat is no lag.
@@ -136,6 +142,7 @@ def report(
             {"at": one.at.isoformat(), "what": one.action, "subject": one.subject, "reason": one.reason}
             for one in standing.incidents
         ],
+        **moves_shown.told(moves, shadows),
     }
 
 
@@ -177,6 +184,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"letters  {letters['dead']:,} dead, {letters['parked']:,} parked",
         "tenants  " + (", ".join(f"{n:,} {phase}" for phase, n in told["tenants"].items()) or "none yet"),
     ]
+    shown += moves_shown.lines(told, span)
     shown += reconcile_report.lines(told["reconcile"], span)
     for one in told["collections"]:
         if one["mapping"] == "differs":

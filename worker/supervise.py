@@ -1,6 +1,7 @@
 """`crossfade run`: every role as a process of its own, started again with backoff when it ends.
 
 Each serves its metrics on a port of its own: the first role on ``metrics_port``, the next on the one after.
+The ports of roles that are left out stay free.
 """
 
 from __future__ import annotations
@@ -11,16 +12,28 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
+from topics import TopicNames, declare
 from worker import exporter
-from worker.errors import UsageError
+from worker.broker.access import access
+from worker.broker.admin import existing_topics
+from worker.errors import ConfigurationError, CrossfadeError, UsageError
+from worker.mapping import load as load_mapping
 from worker.retry import Backoff
 from worker.settings import Settings
 
 _log = structlog.get_logger()
-ROLES = ("publish", "apply")
+ROLES = ("publish", "apply", "reconcile", "reverse", "control")
+_NEEDS = {
+    "reconcile": ("postgres_reader_dsn",),
+    "control": ("postgres_control_dsn", "postgres_reader_dsn"),
+}
+"""Settings without which a role cannot start, beside those that all have."""
+_TOPICS_EVERY = 1.0
 STEADY_AFTER = 60.0  # seconds that a process must have run for its next delay to be short again
 STOP_WITHIN = 20.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -33,10 +46,41 @@ class RoleRefused(UsageError):
         super().__init__(f"{role} cannot start", remedy="its own line above says what to do")
 
 
-async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Run all roles until ``stop`` is set; `RoleRefused` when one says that starting again is no use."""
-    ports = [exporter.port_of(place, settings.metrics_port) for place in range(len(ROLES))]
-    roles = [asyncio.create_task(_keep(role, port)) for role, port in zip(ROLES, ports, strict=True)]
+def chosen(settings: Settings, only: Sequence[str] = ()) -> list[str]:
+    """Return the roles to run: ``only`` these, or CROSSFADE_RUN_ROLES, or all that the settings suffice for.
+
+    `ConfigurationError` for a name that is no role.
+    """
+    named = list(only) or [name.strip() for name in settings.run_roles.split(",") if name.strip()]
+    if unknown := [name for name in named if name not in ROLES]:
+        raise ConfigurationError(
+            f"CROSSFADE_RUN_ROLES: {unknown[0]} is no role", remedy=f"name some of {', '.join(ROLES)}"
+        )
+    if named:
+        return [role for role in ROLES if role in named]
+    roles: list[str] = []
+    for role in ROLES:
+        lacking = [name for name in _NEEDS.get(role, ()) if getattr(settings, name) is None]
+        if lacking:
+            _log.warning("not started", process=role, without=f"CROSSFADE_{lacking[0].upper()}")
+        else:
+            roles.append(role)
+    return roles
+
+
+def runner(only: Sequence[str]) -> Callable[[Settings, asyncio.Event], Awaitable[None]]:
+    """Return what runs these roles, or those of the settings."""
+
+    async def run(settings: Settings, stop: asyncio.Event) -> None:
+        await run_roles(settings, chosen(settings, only), stop)
+
+    return run
+
+
+async def run_roles(settings: Settings, names: Sequence[str], stop: asyncio.Event) -> None:
+    """Run roles until ``stop`` is set; `RoleRefused` when one says that starting again is no use."""
+    ports = {role: exporter.port_of(place, settings.metrics_port) for place, role in enumerate(ROLES)}
+    roles = [asyncio.create_task(_keep(role, ports[role], settings)) for role in names]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *roles}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -48,12 +92,30 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             raise result
 
 
-async def _keep(role: str, metrics_port: int) -> None:
+async def _topics_are_there(settings: Settings) -> None:
+    """Wait for what publish makes at its start; what is wrong, publish tells."""
+    while True:
+        with suppress(CrossfadeError):
+            declared = declare(
+                TopicNames(settings.topic_prefix),
+                list(load_mapping(settings.mapping).namespaces()),
+                partitions=settings.topic_partitions,
+                replication=settings.topic_replication,
+            )
+            wanted = [topic.name for topic in declared]
+            if set(wanted) <= set(await existing_topics(await access(settings), wanted)):
+                return
+        await asyncio.sleep(_TOPICS_EVERY)
+
+
+async def _keep(role: str, metrics_port: int, settings: Settings) -> None:
     """Start a role again whenever it ends.
 
     Exit code 2 at its first start ends all: the settings are wrong. Later it means that a service is away
     while the role starts again, which passes.
     """
+    if role == "reconcile":
+        await _topics_are_there(settings)
     ran = False
     while True:
         for delay in Backoff(first=0.5, longest=30).delays():

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 
 from topics.declared import LARGEST_RECORD
 from worker.cli import main
+from worker.control.process import guard, is_loopback
 from worker.metrics import REGISTRIES
 from worker.settings import Settings
 
@@ -107,9 +108,21 @@ def test_the_passwords_agree() -> None:
     roles = (ROOT / "deploy/postgres/roles.sql").read_text()
     assert f"ALTER ROLE {sync.username} PASSWORD '{sync.password}'" in roles
     assert sync.path == admin.path
+    given = {
+        (value, name)
+        for service in OURS.values()
+        for name, value in service["environment"].items()
+        if name in ("CROSSFADE_POSTGRES_CONTROL_DSN", "CROSSFADE_POSTGRES_READER_DSN")
+    }
+    for dsn, name in given:
+        other = urlsplit(dsn)
+        assert other.username == f"crossfade_{name.split('_')[2].lower()}" and other.path == admin.path
+        assert f"ALTER ROLE {other.username} PASSWORD '{other.password}'" in roles
     for text in (
         admin.password,
         sync.password,
+        SERVICES["control"]["environment"]["CROSSFADE_CONTROL_TOKEN"],
+        *(urlsplit(dsn).password for dsn, _ in given),
         SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"],
     ):
         assert str(text).startswith("demo-")
@@ -118,6 +131,16 @@ def test_the_passwords_agree() -> None:
 def test_only_the_schema_service_can_make_roles() -> None:
     holders = {name for name, s in OURS.items() if "CROSSFADE_POSTGRES_ADMIN_DSN" in s["environment"]}
     assert holders == {"schema"}
+
+
+def test_control_would_start_and_answers_where_its_port_is_published() -> None:
+    environment = OURS["control"]["environment"]
+    fields = {f"CROSSFADE_{field.upper()}": field for field in Settings.model_fields}
+    settings = Settings(**{fields[key]: value for key, value in environment.items()})
+    guard(settings)  # a token and no TLS, as somebody has said is right
+    assert not is_loopback(settings.control_host)  # in a container it would reach nobody
+    assert settings.postgres_control_dsn and settings.postgres_reader_dsn
+    assert f"127.0.0.1:{settings.control_port}:{settings.control_port}" in OURS["control"]["ports"]
 
 
 def test_the_replica_set_is_the_one_that_is_initiated() -> None:

@@ -1,4 +1,4 @@
-"""The role that docker-compose.yml makes before `crossfade schema apply` is the one that it needs."""
+"""The roles that docker-compose.yml makes before `crossfade schema apply` are those that it needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from schema import migrate
 from worker.embedded import Services
@@ -13,7 +14,8 @@ from worker.embedded import Services
 ROLES = Path(__file__).parents[2] / "deploy/postgres/roles.sql"
 
 
-async def test_the_schema_keeps_the_sync_role_and_its_password(services: Services) -> None:
+@pytest.mark.parametrize("role", ["crossfade_sync", "crossfade_reader", "crossfade_control"])
+async def test_the_schema_keeps_a_role_and_its_password(services: Services, role: str) -> None:
     admin = await asyncpg.connect(services.postgres_admin_dsn)
     name = f"compose_{uuid4().hex[:8]}"
     await admin.execute(f"CREATE DATABASE {name}")
@@ -21,23 +23,24 @@ async def test_the_schema_keeps_the_sync_role_and_its_password(services: Service
     try:
         for _ in range(2):  # the role may be there: it belongs to the cluster
             await fresh.execute(ROLES.read_text())
-        before = await _role(admin)
+        before = await _role(admin, role)
         await migrate.apply(fresh, "control")
         await migrate.apply(fresh, "spaces")
-        assert await _role(admin) == before
+        assert await _role(admin, role) == before
         assert str(before["rolpassword"]).startswith("SCRAM-SHA-256$")
         assert (before["rolcanlogin"], before["rolsuper"], before["rolbypassrls"]) == (True, False, False)
-        sync = await asyncpg.connect(services.dsn("crossfade_sync", name))
-        assert await sync.fetchval("SELECT count(*) FROM crossfade.batch") == 0
-        await sync.close()
+        there = await asyncpg.connect(services.dsn(role, name))
+        assert await there.fetchval("SELECT count(*) FROM crossfade.batch") == 0
+        await there.close()
     finally:
         await fresh.close()
-        await admin.execute("ALTER ROLE crossfade_sync PASSWORD NULL")
+        for one in ("crossfade_sync", "crossfade_reader", "crossfade_control"):
+            await admin.execute(f"ALTER ROLE {one} PASSWORD NULL")
         await admin.execute(f"DROP DATABASE {name}")
         await admin.close()
 
 
-async def _role(connection: asyncpg.Connection) -> asyncpg.Record:
-    row = await connection.fetchrow("SELECT * FROM pg_authid WHERE rolname = 'crossfade_sync'")
+async def _role(connection: asyncpg.Connection, name: str) -> asyncpg.Record:
+    row = await connection.fetchrow("SELECT * FROM pg_authid WHERE rolname = $1", name)
     assert row is not None
     return row

@@ -48,11 +48,13 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_must(
     apply = free_port(taken={publish})
     reconcile = free_port(taken={publish, apply})
     reverse = free_port(taken={publish, apply, reconcile})
+    control = free_port(taken={publish, apply, reconcile, reverse})
     jobs = {
         "crossfade-publish": publish,
         "crossfade-apply": apply,
         "crossfade-reconcile": reconcile,
         "crossfade-reverse": reverse,
+        "crossfade-control": control,
     }
     async with (
         world(services, tmp_path) as w,
@@ -64,14 +66,17 @@ async def test_every_panel_has_data_and_every_alert_fires_when_it_must(
         await w.until_value("SELECT count(*) FROM crossfade.checkpoint", 1)  # publish has made the topics
         await w.start("reconcile", "reconcile", CROSSFADE_METRICS_PORT=str(reconcile))
         await w.start("reverse", "reverse", CROSSFADE_METRICS_PORT=str(reverse))
+        env = {"CROSSFADE_CONTROL_PORT": "0", "CROSSFADE_METRICS_PORT": str(control)}
+        await w.start("control", "control", **env)
         async with w.writes(50):
-            await server.until("up", lambda ups: ups == [1, 1, 1, 1])
+            await server.until("up", lambda ups: ups == [1] * len(jobs))
             await server.until(LAG, lambda lags: len(lags) == 6)
             for title, query in queries():
                 assert await server.until(query), title
         await all_is_well(server)
         await rows_that_are_missing_are_seen(w, server)
         await a_dead_letter_is_seen(w, server)
+        await what_is_wrong_with_moves_is_seen(w, server)
         await a_stalled_publisher_shows_as_lag(w, server)
         await a_killed_apply_is_seen(w, server)
 
@@ -106,6 +111,28 @@ async def a_dead_letter_is_seen(w: World, server: Prometheus) -> None:
     await server.until(counted, lambda counts: counts == [1])
     ((labels, _),) = await server.query(counted)
     assert labels == {"collection": f"{w.name}.pages"}
+
+
+async def what_is_wrong_with_moves_is_seen(w: World, server: Prometheus) -> None:
+    """By rows of what control and reverse read; tests/cutover has moves that make them."""
+    tenant = await w.value("SELECT tenant_id FROM crossfade.tenant ORDER BY 1 LIMIT 1")
+    # Nobody sets this phase, and so nobody brings it to an end.
+    await w.execute(
+        "UPDATE crossfade.tenant SET phase = 'aborting', changed_at = now() - interval '90 s' "
+        "WHERE tenant_id = $1",
+        tenant,
+    )
+    await fires(server, "CrossfadeMoveStuck")
+    ((labels, _),) = await server.query(ALERTS["CrossfadeMoveStuck"])
+    assert labels == {"state": "aborting"}
+    await w.execute(
+        "INSERT INTO crossfade.way_back_fault (tenant_id, kind, namespace, subject, reason) "
+        "VALUES ($1, 'unmapped', 's.leads', 'shoe_size', 'no column of the mapping')",
+        tenant,
+    )
+    await fires(server, "CrossfadeWayBackBroken")
+    await w.execute("UPDATE crossfade.dead_letter SET kind = 'rogue' WHERE state = 'dead'")
+    await fires(server, "CrossfadeRogueWrites")
 
 
 async def a_stalled_publisher_shows_as_lag(w: World, server: Prometheus) -> None:

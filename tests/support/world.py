@@ -59,6 +59,7 @@ class World:
             "CROSSFADE_POSTGRES_DSN": services.dsn("crossfade_sync", self.name),
             "CROSSFADE_POSTGRES_READER_DSN": services.dsn("crossfade_reader", self.name),
             "CROSSFADE_POSTGRES_CONTROL_DSN": services.dsn("crossfade_control", self.name),
+            "CROSSFADE_RUN_ROLES": "publish,apply",
             "CROSSFADE_POSTGRES_ADMIN_DSN": services.dsn("postgres", self.name),
             "CROSSFADE_MAPPING": str(self.mapping_file),
             "CROSSFADE_TOPIC_PREFIX": self.name,

@@ -15,7 +15,10 @@ from worker.mongo.oplog import Oplog
 from worker.oplog_forecast import told_of_oplog
 from worker.postgres.audit import BEGAN_ANEW, Incident
 from worker.postgres.migration_log import OUTCOMES
+from worker.postgres.move_standing import ENDS, Broken, Ended, MoveStanding, Moving
 from worker.postgres.proof import NOTHING, Clean, LastFull, Proof, UnderWay
+from worker.postgres.shadow_reads import OUTCOMES as OUTCOMES_OF_SHADOWS
+from worker.postgres.shadow_reads import Place, ShadowReads
 from worker.postgres.standing import CopyStanding, PartitionStanding, PublisherStanding, Standing
 from worker.status import lines, report
 
@@ -85,8 +88,32 @@ PROVEN = Proof(
 )
 
 
+MOVES = MoveStanding(
+    [Moving(UUID(int=7), "opening", 5, 12.34)],
+    4,
+    {"opening": 12.34},
+    [
+        Ended(UUID(int=8), "cutover", "done", ago(9), 0.1234, "planned"),
+        Ended(UUID(int=9), "rollback", "aborted", ago(10), None, f"aborted: {'why ' * 40}"),
+    ],
+    dict.fromkeys(ENDS, 2),
+    rogue=3,
+    broken=[Broken(UUID(int=6), "refused", "s.pages", "a row", "not unique", ago(3))],
+    broken_tenants=1,
+    outbox_rows=1234,
+    outbox_seconds=61.5,
+)
+SHADOWS = ShadowReads(
+    dict.fromkeys(OUTCOMES_OF_SHADOWS, 0) | {"equal": 5000, "different": 2},
+    3,
+    ago(1),
+    1,
+    [Place(UUID(int=7), "an id", "a.path", 2, ago(1))],
+)
+
+
 def told(proven: Proof = PROVEN, **changed: object) -> dict[str, Any]:
-    return report(standing(**changed), TopicNames(), None, proven)
+    return report(standing(**changed), TopicNames(), None, proven, MOVES, SHADOWS)
 
 
 def test_lag_is_that_of_the_partition_that_is_furthest_behind() -> None:
@@ -201,6 +228,29 @@ def test_what_is_proven_is_told_and_what_is_under_way() -> None:
     )
     assert "differs  2 real: different, the oldest for 62 min" in shown
     assert "         crossfade mismatches list --state real" in shown
+
+
+def test_moves_are_told_those_under_way_first() -> None:
+    shown = lines(told())
+    start = shown.index(f"moving   {UUID(int=7)} in opening for 12 s")
+    assert shown[start + 1 : start + 10] == [
+        "moving   3 more",
+        f"moved    2026-01-02T03:03:56  {UUID(int=8)} cutover done, 123 ms",
+        f"moved    2026-01-02T03:03:55  {UUID(int=9)} rollback aborted",
+        f"         {('why ' * 40)[:70]}...",
+        "way back 1,234 rows wait, the first for 62 s",
+        f"broken   {UUID(int=6)}: refused s.pages a row",
+        "broken   the way back of 1 tenants: docs/way_back.md, Broken",
+        "rogue    3 writes in MongoDB for tenants that had left: crossfade dead-letters list --kind rogue",
+        "shadow   5,000 equal, 2 different: reads of 3 tenants on both sides",
+    ]
+    assert shown[start + 10] == f"shadow   {UUID(int=7)} an id a.path"
+    assert told()["moves"]["ended"]["rollback"] == {"done": 2, "rehearsed": 2, "aborted": 2}
+
+
+def test_where_nothing_ever_moved_nothing_is_told_of_moves() -> None:
+    shown = lines(report(standing(), TopicNames()))
+    assert not [line for line in shown if line.startswith(("mov", "way back", "broken", "rogue", "shadow"))]
 
 
 def test_where_nothing_is_proven_that_is_told_with_the_reason() -> None:

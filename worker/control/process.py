@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 import uvicorn
 
+from worker.control import observed
 from worker.control.app import Checks, create
 from worker.cutover import checks as cutover_checks
 from worker.cutover import keeper
@@ -27,7 +28,7 @@ _END_WITHIN = 3  # seconds that requests under way have when the process is told
 _PATIENCE = 3.0  # seconds that a caller waits for what may be wrong in passing
 Background = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
-BACKGROUND: tuple[Background, ...] = (keeper.run,)
+BACKGROUND: tuple[Background, ...] = (keeper.run, observed.run)
 """Whatever runs beside the API until ``stop``. When one raises, the process ends with that."""
 
 

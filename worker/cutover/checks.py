@@ -17,8 +17,10 @@ from worker.cutover.ground import Ground
 from worker.errors import CrossfadeError
 from worker.mapping import Plans
 from worker.mongo import in_the_way, reverse
+from worker.mongo.bypass import bypassers
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
+from worker.mongo.collections import fitting
 from worker.mongo.fence_documents import State
 from worker.mongo.objectids import with_objectids
 from worker.postgres import barriers, capture, fences, id_defaults, outbox, phases, transactions
@@ -188,16 +190,34 @@ async def _mongo_transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answe
     return not wrong, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
 
 
+async def _real(ground: Ground) -> list[str]:
+    """Return the mapped collections that there are, those of all tenants where names have the tenant."""
+    found = [
+        one
+        for logical in ground.logical().values()
+        for one in await fitting(ground.client, ground.real.sources, logical)
+    ]
+    return sorted(map(str, found))
+
+
+async def _bypass(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await bypassers(ground.client, await _real(ground))
+    wrong = [f"{one.user} ({', '.join(one.roles)})" for one in found.users]
+    nobody = "nobody but ours"
+    if found.nobody_logs_in:
+        nobody = "MongoDB lets in everybody without a password, and whoever asks for it passes validators"
+    remedy = "see that nobody writes as these with bypassDocumentValidation, then --force bypass-validation"
+    return not wrong, "; ".join(wrong) or nobody, remedy
+
+
 async def _index_builds(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    names = [str(ground.mapping.logical(name)) for name in ground.mapping.collections]
-    found = await in_the_way.index_builds(ground.client, names)
+    found = await in_the_way.index_builds(ground.client, await _real(ground))
     told = ", ".join(one.namespace for one in found) or "none"
     return not found, told, "wait until they are done: MongoDB changes no validator meanwhile"
 
 
 async def _ttl(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    names = [str(ground.mapping.logical(name)) for name in ground.mapping.collections]
-    found = await in_the_way.ttl_indexes(ground.client, names)
+    found = await in_the_way.ttl_indexes(ground.client, await _real(ground))
     told = ", ".join(f"{one.namespace} {one.name}" for one in found) or "none"
     remedy = "see that somebody deletes such rows in PostgreSQL, then --force ttl-indexes"
     return not found, told, remedy
@@ -212,12 +232,10 @@ async def _transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 async def _roles(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     found = await fences.writers(ground.control, ground.mapping)
-    past = [one.role for one in found if one.past_triggers and not one.superuser]
-    kinds = {
-        "may switch the fence off": past,
-        "superusers, who may as well": [one.role for one in found if one.superuser],
-        "fenced": [one.role for one in found if not one.past_triggers and not one.superuser],
-    }
+    past = [one.role for one in found if one.kind == fences.PAST]
+    kinds: dict[str, list[str]] = {}
+    for one in found:
+        kinds.setdefault(one.kind, []).append(one.role)
     told = "; ".join(f"{kind}: {', '.join(roles)}" for kind, roles in kinds.items() if roles)
     return not past, told, "see that nobody writes as these meanwhile, then --force roles"
 
@@ -242,6 +260,7 @@ _CHECKS: dict[str, tuple[_Ask, bool]] = {
     "validators": (_validators, True),
     "open-transactions-mongodb": (_mongo_transactions, True),
     "open-transactions-postgresql": (_transactions, True),
+    "bypass-validation": (_bypass, True),
     "index-builds": (_index_builds, False),
     "ttl-indexes": (_ttl, True),
     "roles": (_roles, True),

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from worker import metrics
 from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
 from worker.errors import ConfigurationError, CrossfadeError, MappingError
@@ -105,6 +106,7 @@ class Keeper:
         if still := sorted(wrong & self._wrong):
             try:
                 await self._ground.validators.heal(_HEAL_WITHIN)
+                metrics.VALIDATORS_MENDED.inc()
                 _log.error("validators were not what the fences say; they are again", collections=still)
             except InTheWay as error:
                 self._tell("a collection of MongoDB", str(error))

@@ -35,6 +35,7 @@ from worker.mongo.fence_documents import Fence, State, Unclear, Value
 from worker.mongo.validators import InTheWay
 from worker.postgres import barriers, evidence, phases
 from worker.postgres.faults import FAULTS, describe
+from worker.postgres.move_standing import ABORTED, REHEARSED
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
@@ -46,9 +47,6 @@ _LOOKS, _LOOK_AGAIN = 5, 0.3
 _HEAL_WITHIN = 1.0
 TRY_WITHIN = 3.0
 """Seconds for a change of phases; then PostgreSQL is silent, and is asked over a new connection."""
-
-REHEARSED = "it is a rehearsal"
-"""Why a rehearsal ends as it does."""
 
 Tell = Callable[[str], None]
 
@@ -269,11 +267,7 @@ class Move:
         """``draining`` becomes ``postgres``; False when PostgreSQL stays away, and it follows later."""
         failpoints.reach(failpoints.CUTOVER_DECIDED)
         self._steps.ended("decide")
-        told = {
-            "pause_ms": round((self._steps.pause or 0.0) * 1000, 1),
-            "steps_ms": self._steps.milliseconds(),
-            "looked_at": self._verification.seen,
-        }
+        told = self._steps.told() | {"looked_at": self._verification.seen}
         settled = await follow(
             self._ground, self._epochs, "draining", "postgres", self._options.reason, told, within=30.0
         )
@@ -291,9 +285,9 @@ class Move:
                     )
                 return await self._end(self._result("postgres", "", await self._open()))
             self._steps.ended("abort")
-        pause, told = self._steps.pause, {"steps_ms": self._steps.milliseconds()}
+        pause, told = self._steps.pause, self._steps.told()
         settled = await follow(
-            self._ground, self._epochs, "draining", "mongo", f"aborted: {why}", told, within=1.0
+            self._ground, self._epochs, "draining", "mongo", f"{ABORTED}{why}", told, within=1.0
         )
         result = self._result("mongo", why, settled)
         result.pause = pause

@@ -24,7 +24,7 @@ from topics import key_to_id
 from worker import failpoints
 from worker.cutover.checks import LONG
 from worker.cutover.ground import Ground
-from worker.cutover.move import REHEARSED, TRY_WITHIN, Options, Result, Tell, follow, quietly
+from worker.cutover.move import TRY_WITHIN, Options, Result, Tell, follow, quietly
 from worker.cutover.steps import Steps
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -36,6 +36,7 @@ from worker.mongo.fence_documents import State, Unclear
 from worker.mongo.validators import InTheWay
 from worker.postgres import barriers, outbox, phases
 from worker.postgres.faults import FAULTS, describe
+from worker.postgres.move_standing import ABORTED, REHEARSED
 from worker.reconcile.judge import Identity
 from worker.reconcile.recheck import look_at
 from worker.retry import Backoff
@@ -240,9 +241,8 @@ class Rollback:
         await open_mongodb(ground, decided, self._tell)
         self._steps.ended("open")
         pause = self._steps.pause or 0.0
-        evidence = {"pause_ms": round(pause * 1000, 1), "steps_ms": self._steps.milliseconds()}
         settled = await follow(
-            ground, decided, "opening", "mongo", self._options.reason, evidence, within=30.0
+            ground, decided, "opening", "mongo", self._options.reason, self._steps.told(), within=30.0
         )
         result = self._result("mongo", "", settled)
         result.pause = pause
@@ -282,9 +282,9 @@ class Rollback:
     async def _back(self, why: str) -> Result:
         """Let the tenants write in PostgreSQL again."""
         self._steps.ended("give up")
-        reason = f"aborted: {why}"
+        reason, told = f"{ABORTED}{why}", self._steps.told()
         settled = await follow(
-            self._ground, self._epochs, "rolling_back", "postgres", reason, {}, within=30.0
+            self._ground, self._epochs, "rolling_back", "postgres", reason, told, within=30.0
         )
         return await self._end(self._result("postgres", why, settled))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 
 class Steps:
@@ -26,9 +27,11 @@ class Steps:
         """Seconds since the pause began; None: it has not."""
         return time.monotonic() - self._began if self._began else None
 
-    def milliseconds(self) -> dict[str, float]:
-        """Return the steps as they are noted and told."""
-        return {name: round(seconds * 1000, 1) for name, seconds in self.seconds.items()}
+    def told(self) -> dict[str, Any]:
+        """Return the pause so far and its steps as they are noted with a transition; no pause: none began."""
+        steps = {name: round(seconds * 1000, 1) for name, seconds in self.seconds.items()}
+        pause = self.pause
+        return {"steps_ms": steps} | ({} if pause is None else {"pause_ms": round(pause * 1000, 1)})
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self.seconds.items())

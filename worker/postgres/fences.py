@@ -31,11 +31,14 @@ FROM named ORDER BY name, oid
 """
 _ROLES = """
 SELECT r.rolname::text, string_agg(DISTINCT t.name, ', ' ORDER BY t.name), r.rolsuper,
-    has_parameter_privilege(r.oid, 'session_replication_role', 'SET')
-FROM unnest($1::text[]) AS t(name) CROSS JOIN pg_catalog.pg_roles r
-WHERE (r.rolcanlogin) AND r.rolname <> 'crossfade_sync'
-    AND has_table_privilege(r.oid, to_regclass(quote_ident(t.name)), 'INSERT, UPDATE, DELETE')
-GROUP BY r.oid, r.rolname, r.rolsuper ORDER BY 1
+    has_parameter_privilege(r.oid, 'session_replication_role', 'SET'),
+    bool_or(pg_has_role(r.oid, c.relowner, 'MEMBER')), r.rolbypassrls
+FROM unnest($1::text[]) AS t(name) JOIN pg_catalog.pg_class c ON c.oid = to_regclass(quote_ident(t.name))
+CROSS JOIN pg_catalog.pg_roles r
+WHERE r.rolcanlogin AND r.rolname <> 'crossfade_sync'
+    AND (has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE')
+        OR pg_has_role(r.oid, c.relowner, 'MEMBER'))
+GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls ORDER BY 1
 """
 
 
@@ -54,16 +57,35 @@ class Fenced(NamedTuple):
         return [one for one in wanted if one not in self.triggers]
 
 
+PAST = "may switch the fence off"
+"""The kind of a `Writer` that need not even change anything of the application's for it."""
+
+
 class Writer(NamedTuple):
     """A role that may log in and write mapped tables.
 
-    ``past_triggers``: it may switch the fence off for itself, as every superuser may.
+    ``past_triggers``: it may switch the fence off for itself, as every superuser may. ``owner``: it is the
+    owner of such a table, or may become it, and so may switch its triggers off. ``unbound``: row-level
+    security does not bind it.
     """
 
     role: str
     tables: str
     superuser: bool
     past_triggers: bool
+    owner: bool = False
+    unbound: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What the fence is to it, for a person."""
+        if self.superuser:
+            return "superusers, who may as well"
+        if self.past_triggers:
+            return PAST
+        if self.owner:
+            return "owners of tables, who may switch their triggers off"
+        return "refused always, for BYPASSRLS" if self.unbound else "fenced"
 
 
 async def tables(connection: Connection, mapping: Mapping) -> list[Fenced]:

@@ -29,6 +29,7 @@ Unit = Callable[[Side], Awaitable[T]]
 _FIRST_QUESTIONS = 3
 _BETWEEN_FIRST_QUESTIONS = 0.3  # seconds
 _AGAIN = 0.1  # seconds between tries while nobody answers
+_REPORT_EVERY = 10.0  # seconds between reports of shadow reads
 _NEW_SNAPSHOT = 0.01  # seconds before a transaction whose snapshot was too old begins again
 
 
@@ -89,20 +90,22 @@ class Router:
         self._known = Known(source, poll_every=poll_every, remember=remember)
         self._max_pause, self._max_staleness = max_pause, max_staleness
         self._assume: Store | None = assume
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.shadows = Shadows()
 
     async def __aenter__(self) -> Self:
-        self._following = asyncio.create_task(self._known.follow())
+        self._tasks = [asyncio.create_task(self._known.follow()), asyncio.create_task(self._report())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.shadows.close()
+        with suppress(Away):
+            await self.shadows.report(self._source.report)
         await self._source.close()
 
     async def write(
@@ -179,13 +182,21 @@ class Router:
         """Read on the tenant's side and return that; for a ``share`` of calls read the other side too, later.
 
         ``compare`` returns (id, path) of what differs. What differs still when both are read once more is
-        counted in ``shadows`` and given to its ``on_difference``. The caller never waits for it, nor sees its
+        counted in ``shadows`` and given to its ``on_difference``; with a ``dsn``, `crossfade status` and the
+        metrics tell of it too, ten seconds later at most. The caller never waits for it, nor sees its
         errors.
         """
         reading = await self.read(tenant, max_staleness=max_staleness)
         result = await unit(Side(reading.name, reading.tenant, reading.phase, reading.epoch))
         self.shadows.maybe(share, reading, result, unit, compare, self.read)
         return result
+
+    async def _report(self) -> None:
+        """Tell the operator of shadow reads, now and then; what cannot be told waits."""
+        while True:
+            await asyncio.sleep(_REPORT_EVERY)
+            with suppress(Away):
+                await self.shadows.report(self._source.report)
 
     async def _heard_of(self, tenant: UUID) -> State:
         """Return the last known state; ask where nothing is known."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from crossfade_client.phases import Reading, Side, other
+from crossfade_client.reports import Report, Reports
 
 _AT_ONCE = 4  # beyond that they are left out: a shadow must not become a load
 _ABSENT = object()
@@ -48,6 +49,7 @@ class Shadows:
     unsettled: int = 0
     failed: int = 0
     left_out: int = 0
+    _untold: Reports = field(default_factory=Reports)
     _running: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def maybe(
@@ -57,7 +59,7 @@ class Shadows:
         if random.random() >= share:  # noqa: S311 - a sample, nothing secret
             return
         if len(self._running) >= _AT_ONCE:
-            self.left_out += 1
+            self._count(reading.tenant, "left_out")
             return
         task = asyncio.create_task(self._compare(reading, result, unit, compare, read))
         self._running.add(task)
@@ -77,20 +79,35 @@ class Shadows:
         try:
             first = set(compare(result, await unit(there)))
             if not first:
-                self.equal += 1
+                self._count(reading.tenant, "equal")
                 return
             # A write may have been on its way: what still differs at the same places, later, is no lag.
             await asyncio.sleep(self.settle)
             again = [place for place in compare(await unit(here), await unit(there)) if place in first]
             now = await read(reading.tenant)
             if not again or (now.phase, now.epoch) != (reading.phase, reading.epoch):
-                self.unsettled += 1
+                self._count(reading.tenant, "unsettled")
                 return
-            self.different += 1
+            self._count(reading.tenant, "different", again)
             if self.on_difference is not None:
                 self.on_difference(Difference(reading.tenant, reading.phase, reading.epoch, again))
         except Exception:  # a shadow's errors are counted, and hurt nobody
-            self.failed += 1
+            self._count(reading.tenant, "failed")
+
+    def _count(self, tenant: UUID, outcome: str, places: Sequence[tuple[str, str]] = ()) -> None:
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        self._untold.add(tenant, {outcome: 1}, places)
+
+    async def report(self, tell: Callable[[str], Awaitable[None]]) -> None:
+        """Tell what was found since the last time; what ``tell`` raises is raised, and nothing is lost."""
+        reports: list[Report] = self._untold.take()
+        while reports:
+            try:
+                await tell(str(reports[0]))
+            except BaseException:
+                self._untold.put_back(reports)
+                raise
+            del reports[0]
 
 
 def differing_paths(one: Any, two: Any) -> list[tuple[str, str]]:

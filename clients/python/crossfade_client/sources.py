@@ -17,6 +17,7 @@ from crossfade_client.phases import NotUnderstood, Phase, known_phase
 
 CHANNEL = "crossfade_phase"
 _PHASES = "SELECT tenant_id, phase::text, epoch FROM crossfade.tenant WHERE tenant_id = ANY($1::uuid[])"
+_REPORT = "SELECT crossfade.tell_shadow_reads($1::jsonb)"
 _LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _NAMED = {"application_name": "crossfade-client"}
 _TENANTS_AT_ONCE = 100  # in one request's address
@@ -51,6 +52,10 @@ class Source(Protocol):
 
     async def fetch(self, tenants: Collection[UUID]) -> list[Heard]:
         """Return the phases of those tenants that have one; `Away` without an answer."""
+        ...
+
+    async def report(self, shadows: str) -> None:
+        """Tell the operator what shadow reads have found; `Away` where that cannot be."""
         ...
 
     async def close(self) -> None:
@@ -94,6 +99,18 @@ class SqlSource:
         except BaseException:  # given up in the middle of an answer
             self._drop()
             raise
+
+    async def report(self, shadows: str) -> None:
+        """As `Source`, by a connection for this alone: the other one may be asked at the same time."""
+        try:
+            async with asyncio.timeout(self._within):
+                connection: asyncpg.Connection = await asyncpg.connect(self._dsn, **self._options)
+                try:
+                    await connection.execute(_REPORT, shadows)
+                finally:
+                    connection.terminate()
+        except (*_LOST, ValueError) as error:
+            raise Away(_said(error)) from error
 
     async def _connected(self) -> asyncpg.Connection:
         if self._connection is not None and not self._connection.is_closed():
@@ -178,6 +195,10 @@ class HttpSource:
             ]
         finally:
             connection.close()
+
+    async def report(self, shadows: str) -> None:
+        """As `Source`: the API has no place for it."""
+        raise Away("the control API takes no reports")
 
     async def close(self) -> None:
         """As `Source`."""
