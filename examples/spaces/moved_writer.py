@@ -10,7 +10,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,23 +119,38 @@ class MovedWriter:
         if len(known) < _KEPT // 4 or not free:
             kind = "insert"
         lead = uuid4() if kind == "insert" else self._random.choice(free)
-        name = None if kind == "delete" else f"version {number}"
+        await self._write(tenant, kind, lead, None if kind == "delete" else f"version {number}")
+
+    async def insert(self, tenant: UUID) -> bool:
+        """Add a lead, as any other of its writes; False where it was not acknowledged."""
+        return await self._write(tenant, "insert", uuid4(), "inserted")
+
+    async def _write(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> bool:
+        known = self.written.states[tenant]
         self._busy.add(lead)
         sent = time.time()
         try:
             side = await self._router.write(tenant, lambda side: self._unit(side, tenant, kind, lead, name))
         except crossfade_client.RouterError as error:  # nothing was written
             self._failed(error)
+            self._busy.discard(lead)
+            return False
         except Exception as error:
             # A connection was lost, or the like: it may have been written. The lead is left alone.
             self._failed(error)
             self.written.unclear += 1
             known.pop(lead, None)
-            return
-        else:
-            self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
-            known[lead] = name
+            return False
+        self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
+        known[lead] = name
         self._busy.discard(lead)
+        return True
+
+    def other(self, tenant: UUID, side: str, sent: float, lead: UUID, name: str) -> None:
+        """Record what another client of the application wrote; only such a one writes that lead."""
+        self._busy.add(lead)
+        self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
+        self.written.states[tenant][lead] = name
 
     def _failed(self, error: Exception) -> None:
         kind = type(error).__name__
@@ -220,6 +235,23 @@ class Away(NamedTuple):
     since: float
     closed: float | None
     opened: float | None
+
+
+def away_of(transitions: Iterable[tuple[UUID, str, str, float]]) -> list[Away]:
+    """Return when tenants were PostgreSQL's, by their changes of phase: tenant, from, to, and when."""
+    away: list[Away] = []
+    begun: dict[UUID, Away] = {}
+    for tenant, before, after, at in transitions:
+        if (before, after) == ("draining", "postgres"):
+            begun[tenant] = Away(tenant, at, None, None)
+        elif (before, after) == ("postgres", "rolling_back"):
+            begun[tenant] = begun[tenant]._replace(closed=at)
+        elif (before, after) == ("rolling_back", "postgres"):
+            # Closed for a moment, and opened again: one time, for what is asked here.
+            begun[tenant] = begun[tenant]._replace(closed=None)
+        elif (before, after) == ("rolling_back", "opening"):
+            away.append(begun.pop(tenant)._replace(opened=at))
+    return away + list(begun.values())
 
 
 def two_writers(accepted: Sequence[Accepted], away: Sequence[Away]) -> list[Accepted]:

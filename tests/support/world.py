@@ -81,13 +81,15 @@ class World:
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.services.dsn("postgres", self.name))
 
-    async def start(self, role: str, name: str, **env: str) -> None:
+    async def start(self, role: str, name: str, *arguments: str, **env: str) -> None:
+        """Start a role, or a command with arguments, as a process with a log of its name."""
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "worker",
                 role,
+                *arguments,
                 env=self.env | env,
                 stderr=log,
                 stdout=log,
@@ -390,6 +392,7 @@ async def once(world: World, *command: str, **env: str) -> tuple[int, str]:
         env=world.env | env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        cwd=world.code,
     )
     output, _ = await asyncio.wait_for(process.communicate(), 180)
     return process.returncode or 0, output.decode()
