@@ -57,7 +57,7 @@ async def application(
 ) -> AsyncIterator[MovedWriter]:
     """Yield an application that is yet to write; ``dsn``: PostgreSQL as the application's role."""
     async with (
-        asyncpg.create_pool(dsn, min_size=1, max_size=8) as pool,
+        asyncpg.create_pool(dsn, min_size=0, max_size=8) as pool,
         crossfade_client.Router(dsn=dsn, max_pause=60) as router,
     ):
         yield MovedWriter(router, mongo, pool, tenants, rate, seed)
