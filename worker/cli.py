@@ -114,8 +114,8 @@ def _serve(role: str, run: Role) -> None:
             code = _tell(role, error)
         if overdue is not None:
             overdue.cancel()
-        # Tasks and threads of the Kafka and MongoDB drivers may still wait for a peer that is gone, and a task
-        # may take no notice of being cancelled. Nothing of theirs is durable state, and a supervisor must not
+        # Tasks and threads of the Kafka and MongoDB drivers may still wait for a peer that is gone, and may
+        # take no notice of being cancelled. Nothing of theirs is durable state, and a supervisor must not
         # wait for them.
         _end(code)
 
