@@ -73,6 +73,8 @@ class Written:
     unclear: int = 0
     """Writes without an answer."""
     errors: dict[str, int] = field(default_factory=dict)
+    not_there: list[str] = field(default_factory=list)
+    """Of `NotThere`: where that was, and what was heard of the tenant's phase."""
 
     @property
     def took(self) -> list[float]:
@@ -160,10 +162,15 @@ class MovedWriter:
         self, side: crossfade_client.Side, tenant: UUID, kind: str, lead: UUID, name: str | None
     ) -> str:
         """Do one write as a unit of work; return the side that took it."""
-        if side.name == "mongo":
-            await self._in_mongo(tenant, kind, lead, name)
-        else:
-            await self._in_postgres(tenant, kind, lead, name)
+        try:
+            if side.name == "mongo":
+                await self._in_mongo(tenant, kind, lead, name)
+            else:
+                await self._in_postgres(tenant, kind, lead, name)
+        except NotThere:
+            told = f"{kind} of {lead} in {side.name}, {side.phase} {side.epoch}, attempt {side.attempt}"
+            self.written.not_there.append(told)
+            raise
         return side.name
 
     async def _in_mongo(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> None:

@@ -17,7 +17,6 @@ from pymongo import WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 
 from examples.spaces.moved_writer import MovedWriter
-from tests.faults.faults import Fault
 from tests.faults.lanes import Standing, standing
 from tests.faults.run import Failed, Run
 from tests.support.moving import application
@@ -38,14 +37,18 @@ class Walls:
         self._leads = run.w.mongo.get_collection("leads", write_concern=WriteConcern("majority"))
         self._rng = Random(f"{run.report.seed} walls")
         self._victims: dict[UUID, list[UUID]] = {tenant: [] for tenant in tenants}
+        self.touched: set[UUID] = set()
+        """Leads that were written past the fence, or perhaps at home."""
         self.rogues = 0
         self.refused = 0
-        self.faults: dict[Fault, int] = {
-            self._insert: 3,
-            self._in_transaction: 2,
-            self._old_snapshot: 2,
-            self._rogue: 3,
-        }
+        self.told: list[str] = []
+
+    async def go(self, stop: asyncio.Event) -> None:
+        """Write until told to stop, one thing after the other."""
+        kinds = {self._insert: 3, self._in_transaction: 1, self._old_snapshot: 1, self._rogue: 3}
+        while not stop.is_set():
+            await asyncio.sleep(self._rng.uniform(0.1, 0.8))
+            self.told.append(await self._rng.choices(list(kinds), list(kinds.values()))[0]())
 
     async def begin(self) -> None:
         """Add leads that rogue clients will write, while every tenant is at home."""
@@ -67,22 +70,22 @@ class Walls:
     def _new(self) -> UUID:
         return UUID(int=self._rng.getrandbits(128), version=4)
 
-    async def _insert(self, run: Run) -> str:
+    async def _insert(self) -> str:
         """Write in either database, wherever the tenant is."""
         tenant, lead = self._rng.choice(self._tenants), self._new()
         if self._rng.random() < 0.5:
             return f"raw insert in MongoDB: {await self._in_mongo(tenant, lead)}"
         return f"raw insert in PostgreSQL: {await self._in_postgres(tenant, lead)}"
 
-    async def _in_transaction(self, run: Run) -> str:
+    async def _in_transaction(self) -> str:
         """Write in a transaction that stays open for a while, which a move must wait for, or give up."""
         tenant, lead, seconds = self._rng.choice(self._tenants), self._new(), self._rng.uniform(0.1, 1.5)
         if self._rng.random() < 0.5:
             return f"a raw transaction in MongoDB: {await self._in_mongo(tenant, lead, seconds)}"
         return f"a raw transaction in PostgreSQL: {await self._in_postgres(tenant, lead, seconds)}"
 
-    async def _old_snapshot(self, run: Run) -> str:
-        tenant, lead, seconds = self._rng.choice(self._tenants), self._new(), self._rng.uniform(0.5, 4)
+    async def _old_snapshot(self) -> str:
+        tenant, lead, seconds = self._rng.choice(self._tenants), self._new(), self._rng.uniform(0.3, 2)
         isolation = self._rng.choice(["repeatable_read", "serializable"])
         told = await self._in_postgres(tenant, lead, seconds, isolation)
         return f"a raw write under a snapshot {seconds:.1f} s old: {told}"
@@ -135,14 +138,15 @@ class Walls:
         self._writer.other(tenant, "postgres", sent, lead, "raw")
         return "taken"
 
-    async def _rogue(self, run: Run) -> str:
+    async def _rogue(self) -> str:
         """Delete, move, or write past the validator a lead of a tenant that has left MongoDB."""
         before = await self._standing()
         gone = [one for one, known in before.items() if known.phase == "postgres" and self._victims[one]]
         if not gone:
-            return "no rogue write: all are at home"
+            return "nothing"
         tenant = self._rng.choice(sorted(gone))
         lead, kind = self._rng.choice(self._victims[tenant]), self._rng.choice(["delete", "move", "write"])
+        self.touched.add(lead)
         told = await self._past(tenant, lead, kind)
         if (await self._standing()).get(tenant) != before[tenant] or told:
             # It may have been at home, where that was a write as any other.
