@@ -214,7 +214,7 @@ class Router:
                 raise PauseTooLong(tenant, state.phase, state.epoch, pause.limit) from None
             except Away:
                 if state.phase != "rolling_back":
-                    # Who moves the tenant may have gone on, in MongoDB alone, which refuses us if it is not open.
+                    # Who moves the tenant may have gone on, in MongoDB alone. If not, that refuses us.
                     return state, "mongo"
                 # MongoDB may lack documents yet, and does not refuse a write that finds none.
                 if (left := pause.left()) <= 0:
