@@ -36,10 +36,11 @@ ifdef PIPELINE
 endif
 
 # Seeded runs under faults; each says how to repeat it. ARGS=--plants: whether they find each planted bug.
+# MOVES=1: tenants move there and back meanwhile.
 SEEDS ?=
 FIRST ?= 1
 faults: $(STAMP)
-	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(ARGS)
+	$(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) --first $(FIRST) $(if $(MOVES),--moves) $(ARGS)
 
 # N corruptions of every kind in a settled database, which the reconciler must find. ARGS=--documents=1000000
 corruption: $(STAMP)

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 from uuid import UUID
 
 import click
@@ -106,26 +107,41 @@ def _serve(role: str, run: Role) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         overdue = asyncio.create_task(_end_overdue(role, stop)) if role != "run" else None
-        await run(settings, stop)
+        code = 0
+        try:
+            await run(settings, stop)
+        except Exception as error:
+            code = _tell(role, error)
         if overdue is not None:
             overdue.cancel()
+        # Tasks and threads of the Kafka and MongoDB drivers may still wait for a peer that is gone, and may
+        # take no notice of being cancelled. Nothing of theirs is durable state, and a supervisor must not
+        # wait for them.
+        _end(code)
 
     _for_long_work()
     code = 1
     try:
         exporter.serve(role, settings.metrics_host, settings.metrics_port)
         uvloop.run(until_signalled())
-        code = 0
-    except CrossfadeError as error:
-        click.echo(f"crossfade {role}: {error}", err=True)
-        code = error.exit_code
-    except Exception:  # a bug: its traceback names lines, and the exit code says failure
-        traceback.print_exc()
+    except Exception as error:
+        code = _tell(role, error)
     finally:
-        # Threads of the Kafka and MongoDB drivers may still wait for a peer that is gone; nothing of
-        # theirs is durable state, and a supervisor must not wait for them.
-        sys.stderr.flush()
-        os._exit(code)
+        _end(code)
+
+
+def _tell(role: str, error: Exception) -> int:
+    """Tell why a role has ended; return its exit code."""
+    if isinstance(error, CrossfadeError):
+        click.echo(f"crossfade {role}: {error}", err=True)
+        return error.exit_code
+    traceback.print_exception(error)  # a bug: its traceback names lines, and the exit code says failure
+    return 1
+
+
+def _end(code: int) -> NoReturn:
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _for_long_work() -> None:

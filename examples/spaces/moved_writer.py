@@ -10,7 +10,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ async def application(
 ) -> AsyncIterator[MovedWriter]:
     """Yield an application that is yet to write; ``dsn``: PostgreSQL as the application's role."""
     async with (
-        asyncpg.create_pool(dsn, min_size=1, max_size=8) as pool,
+        asyncpg.create_pool(dsn, min_size=0, max_size=8) as pool,
         crossfade_client.Router(dsn=dsn, max_pause=60) as router,
     ):
         yield MovedWriter(router, mongo, pool, tenants, rate, seed)
@@ -73,6 +73,8 @@ class Written:
     unclear: int = 0
     """Writes without an answer."""
     errors: dict[str, int] = field(default_factory=dict)
+    not_there: list[str] = field(default_factory=list)
+    """Of `NotThere`: where that was, and what was heard of the tenant's phase."""
 
     @property
     def took(self) -> list[float]:
@@ -120,21 +122,7 @@ class MovedWriter:
             kind = "insert" if kind == "delete" or not free else kind
         lead = uuid4() if kind == "insert" else self._taken(free)
         name = None if kind == "delete" else f"version {number}"
-        sent = time.time()
-        try:
-            side = await self._router.write(tenant, lambda side: self._unit(side, tenant, kind, lead, name))
-        except crossfade_client.RouterError as error:  # nothing was written
-            self._failed(error)
-        except Exception as error:
-            # A connection was lost, or the like: it may have been written. The lead is left alone.
-            self._failed(error)
-            self.written.unclear += 1
-            known.pop(lead, None)
-            return
-        else:
-            self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
-            known[lead] = name
-        if known.get(lead) is not None:
+        if await self._write(tenant, kind, lead, name) is not None and known.get(lead) is not None:
             free.append(lead)
 
     def _taken(self, free: list[UUID]) -> UUID:
@@ -142,6 +130,38 @@ class MovedWriter:
         place = self._random.randrange(len(free))
         free[place], free[-1] = free[-1], free[place]
         return free.pop()
+
+    async def insert(self, tenant: UUID) -> bool:
+        """Add a lead, as any other of its writes; False where it was not acknowledged."""
+        lead = uuid4()
+        done = await self._write(tenant, "insert", lead, "inserted")
+        if done:
+            self._free[tenant].append(lead)
+        return bool(done)
+
+    async def _write(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> bool | None:
+        """Write a lead that nobody else writes; False: it was not written, None: nobody knows."""
+        known = self.written.states[tenant]
+        sent = time.time()
+        try:
+            side = await self._router.write(tenant, lambda side: self._unit(side, tenant, kind, lead, name))
+        except crossfade_client.RouterError as error:  # nothing was written
+            self._failed(error)
+            return False
+        except Exception as error:
+            # A connection was lost, or the like: it may have been written. The lead is left alone.
+            self._failed(error)
+            self.written.unclear += 1
+            known.pop(lead, None)
+            return None
+        self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
+        known[lead] = name
+        return True
+
+    def other(self, tenant: UUID, side: str, sent: float, lead: UUID, name: str) -> None:
+        """Record what another client of the application wrote; only such a one writes that lead."""
+        self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
+        self.written.states[tenant][lead] = name
 
     def _failed(self, error: Exception) -> None:
         kind = type(error).__name__
@@ -151,10 +171,15 @@ class MovedWriter:
         self, side: crossfade_client.Side, tenant: UUID, kind: str, lead: UUID, name: str | None
     ) -> str:
         """Do one write as a unit of work; return the side that took it."""
-        if side.name == "mongo":
-            await self._in_mongo(tenant, kind, lead, name)
-        else:
-            await self._in_postgres(tenant, kind, lead, name)
+        try:
+            if side.name == "mongo":
+                await self._in_mongo(tenant, kind, lead, name)
+            else:
+                await self._in_postgres(tenant, kind, lead, name)
+        except NotThere:
+            told = f"{kind} of {lead} in {side.name}, {side.phase} {side.epoch}, attempt {side.attempt}"
+            self.written.not_there.append(told)
+            raise
         return side.name
 
     async def _in_mongo(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> None:
@@ -226,6 +251,23 @@ class Away(NamedTuple):
     since: float
     closed: float | None
     opened: float | None
+
+
+def away_of(transitions: Iterable[tuple[UUID, str, str, float]]) -> list[Away]:
+    """Return when tenants were PostgreSQL's, by their changes of phase: tenant, from, to, and when."""
+    away: list[Away] = []
+    begun: dict[UUID, Away] = {}
+    for tenant, before, after, at in transitions:
+        if (before, after) == ("draining", "postgres"):
+            begun[tenant] = Away(tenant, at, None, None)
+        elif (before, after) == ("postgres", "rolling_back"):
+            begun[tenant] = begun[tenant]._replace(closed=at)
+        elif (before, after) == ("rolling_back", "postgres"):
+            # Closed for a moment, and opened again: one time, for what is asked here.
+            begun[tenant] = begun[tenant]._replace(closed=None)
+        elif (before, after) == ("rolling_back", "opening"):
+            away.append(begun.pop(tenant)._replace(opened=at))
+    return away + list(begun.values())
 
 
 def two_writers(accepted: Sequence[Accepted], away: Sequence[Away]) -> list[Accepted]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine, Mapping
 from contextlib import suppress
 from random import SystemRandom
 from typing import Any
@@ -20,6 +20,13 @@ from worker import failpoints
 from worker.embedded.state import ServiceName
 
 SERVICES: tuple[ServiceName, ...] = ("mongod", "kafka", "postgres")
+_PLACES = {
+    "apply": ("apply.",),
+    "reconcile": ("reconcile.",),
+    "reverse": ("reverse.",),
+    "control": (failpoints.CUTOVER_ABORTING,),
+}
+"""Failpoints that a role comes by, by how they begin."""
 _LONG = 1300  # documents: with two changes of each, more events than the publisher fetches at once
 
 
@@ -31,10 +38,8 @@ async def kill_role(run: Run) -> str:
 
 async def die_at_failpoint(run: Run) -> str:
     name = run.rng.choice(sorted(run.roles))
-    ours = {"apply": ("apply",), "reconcile": ("reconcile",)}.get(
-        name.split()[0], ("publish", "copy", "removal")
-    )
-    place = run.rng.choice([p for p in sorted(failpoints.NAMES) if p.split(".")[0] in ours])
+    ours = _PLACES.get(name.split()[0], ("publish.", "copy.", "removal."))
+    place = run.rng.choice([p for p in sorted(failpoints.NAMES) if p.startswith(ours)])
     kind = run.rng.choice(["exit", "raise", f"hold:1:{run.rng.uniform(0.5, 4):.1f}"])
     count = run.rng.randint(1, 5)
     armed = f"{place}={kind}" if ":" in kind else f"{place}={kind}:{count}"
@@ -44,7 +49,7 @@ async def die_at_failpoint(run: Run) -> str:
 
 
 async def pause_role(run: Run) -> str:
-    name, seconds = run.rng.choice(sorted(run.roles)), run.rng.uniform(0.5, 6)
+    name, seconds = run.rng.choice(sorted([*run.roles, *run.movers])), run.rng.uniform(0.5, 6)
     run.signal(name, signal.SIGSTOP)
     process = run.w.processes.get(name)
     await asyncio.sleep(seconds)
@@ -52,6 +57,15 @@ async def pause_role(run: Run) -> str:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
     return f"pause {name} for {seconds:.1f} s"
+
+
+async def kill_mover(run: Run) -> str:
+    if not run.movers:
+        return "kill no mover"
+    name = run.rng.choice(sorted(run.movers))
+    run.struck.add(name)
+    run.signal(name)
+    return f"kill {name}"
 
 
 async def restart_service(run: Run) -> str:
@@ -130,7 +144,8 @@ async def refuse(run: Run) -> str:
 
 async def join_and_leave(run: Run) -> str:
     """Let another worker of a role come and go; a second publisher takes over where the first one dies."""
-    role, seconds = run.rng.choice(["apply", "apply", "publish"]), run.rng.uniform(1, 5)
+    others = ["reverse", "control"] if "reverse" in run.roles else []
+    role, seconds = run.rng.choice(["apply", "apply", "publish", *others]), run.rng.uniform(1, 5)
     name, dies = f"{role} passing {len(run.report.faults)}", role == "publish" and run.rng.random() < 0.5
     run.keep(name)
     await asyncio.sleep(seconds / 2)
@@ -292,12 +307,32 @@ FAULTS: dict[Fault, int] = {
 }
 
 
-def choose(run: Run, without: Container[Fault] = ()) -> list[Fault]:
+# Those under which tenants move. Times of changes of phase are compared: no clock is stepped.
+WHILE_MOVING: dict[Fault, int] = {
+    kill_role: 3,
+    kill_mover: 3,
+    die_at_failpoint: 3,
+    pause_role: 3,
+    restart_service: 3,
+    pause_service: 2,
+    kill_while_it_waits: 1,
+    cut: 2,
+    half_close: 1,
+    delay: 1,
+    silence: 2,
+    refuse: 2,
+    join_and_leave: 1,
+    send_again: 1,
+    terminate_backend: 2,
+}
+
+
+def choose(run: Run, without: Container[Fault] = (), *, among: Mapping[Fault, int] = FAULTS) -> list[Fault]:
     """Return one fault, or two that happen together."""
     count = 2 if run.rng.random() < 0.4 else 1
     chosen: list[Fault] = []
     while len(chosen) < count:
-        one = run.rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+        one = run.rng.choices(list(among), list(among.values()))[0]
         if one not in chosen and one not in without:
             chosen.append(one)
     return chosen

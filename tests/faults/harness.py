@@ -34,7 +34,8 @@ async def proxied(w: World) -> AsyncIterator[dict[str, Proxy]]:
             match = re.search(r"127\.0\.0\.1:(\d+)", w.env[setting])
             assert match is not None
             one = proxies[name] = await stack.enter_async_context(proxy(int(match[1])))
-            w.env[setting] = w.env[setting].replace(match[0], f"127.0.0.1:{one.port}")
+            for each in [key for key in w.env if key.startswith(setting.removesuffix("DSN"))]:
+                w.env[each] = w.env[each].replace(match[0], f"127.0.0.1:{one.port}")
         w.env["CROSSFADE_MONGO_URI"] = re.sub(
             r"/\?.*", "/?directConnection=true", w.env["CROSSFADE_MONGO_URI"]
         )
@@ -99,6 +100,11 @@ async def _at_rest(run: Run) -> None:
     await run.w.assert_nothing_lost()
     if (again := await run.w.value(applied) - before) > 0:
         raise Failed(f"{again} events were applied that had been applied before")
+    no_traceback(run)
+
+
+def no_traceback(run: Run) -> None:
+    """`Failed` where a process told one."""
     for log in run.w.directory.glob("*.log"):
         if "Traceback" in log.read_text():
             raise Failed(f"{log.stem} told a traceback")

@@ -108,10 +108,51 @@ BUGS: dict[str, Bug | tuple[Bug, ...]] = {
     ),
 }
 
+# Found by seeds in which tenants move.
+OF_MOVES: dict[str, Bug | tuple[Bug, ...]] = {
+    # A cutover decides before apply has what MongoDB took before the fence.
+    "decided-without-barrier": Bug(
+        "worker/cutover/move.py", "        await self._arrived()\n        self._steps", "        self._steps"
+    ),
+    # Insertions pass PostgreSQL's fence.
+    "insertions-unfenced": Bug(
+        "worker/postgres/fences.py",
+        'writes, all_rows = "INSERT OR UPDATE OR DELETE", ',
+        'writes, all_rows = "UPDATE OR DELETE", ',
+    ),
+    # A rollback whose controller died stays half-way.
+    "left-rolling-back": Bug(
+        "worker/cutover/keeper.py",
+        "            if alone:\n                epochs",
+        "            if not alone:\n                epochs",
+    ),
+    # A rollback decides before MongoDB has what was written in PostgreSQL.
+    "opened-before-drained": Bug(
+        "worker/cutover/rollback.py",
+        "while not await outbox.drained(ground.control, tenant):",
+        "while False:",
+    ),
+    # A rollback does not wait for the tenant's writers in PostgreSQL.
+    "closed-over-writers": Bug("worker/cutover/rollback.py", "closes=True", "closes=False"),
+    # MongoDB decides without refusing anybody.
+    "left-without-fence": (
+        Bug(
+            "worker/cutover/move.py",
+            "        await ground.validators.fence(self._tenants, self._options.fence_within)\n",
+            "",
+        ),
+        Bug(
+            "worker/cutover/move.py",
+            "        if not await ground.validators.read_back(self._tenants):\n",
+            "        if not self._tenants:\n",
+        ),
+    ),
+}
+
 
 def plant(name: str, folder: Path) -> Path:
     """Copy the program with a bug in it; return the copy's folder."""
-    bugs = BUGS[name]
+    bugs = BUGS[name] if name in BUGS else OF_MOVES[name]
     for package in ("worker", "topics", "schema", "examples"):
         shutil.copytree(ROOT / package, folder / package)
     for bug in (bugs,) if isinstance(bugs, Bug) else bugs:

@@ -16,7 +16,7 @@ from tests.support.proxy import Proxy
 from tests.support.wall_clock import WallClocks
 from tests.support.world import World
 from worker.embedded import Services
-from worker.embedded.state import ServiceName
+from worker.embedded.state import ServiceName, free_port
 
 _PERSON_MUST_ACT = 2
 # With the same exit code a role says at its start that a service is away; its supervisor starts it again.
@@ -43,6 +43,9 @@ class Report:
     changes: int = 0
     restarts: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.changes} changes, {self.restarts} restarts; {'; '.join(self.faults)}"
+
 
 class Run:
     """Roles by name, which begins with the role's; proxies by service, clocks by either."""
@@ -61,6 +64,10 @@ class Run:
         self.roles: dict[str, asyncio.Task[None]] = {}
         self.armed: dict[str, str] = {}
         """Failpoints for the next start of a role."""
+        self.movers: set[str] = set()
+        """Processes that move tenants just now, and end by themselves."""
+        self.struck: set[str] = set()
+        """Those of them that were killed."""
         self._changing: defaultdict[ServiceName, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def keep(self, name: str) -> None:
@@ -70,14 +77,21 @@ class Run:
     async def _keep(self, name: str) -> None:
         while name in self.roles:
             place = self.armed.pop(name, "")
-            await self.w.start(name.split()[0], name, CROSSFADE_FAILPOINTS=place, **self.clocks.env(name))
+            port = str(free_port(set()))  # of control
+            env = {"CROSSFADE_FAILPOINTS": place, "CROSSFADE_CONTROL_PORT": port, **self.clocks.env(name)}
+            await self.w.start(name.split()[0], name, **env)
             code = await self.w.processes[name].wait()
-            if name in self.roles and code == _PERSON_MUST_ACT:
-                said = (self.w.directory / f"{name}.log").read_text().splitlines()[-1]
-                if not any(text in said for text in _PASSES):
-                    raise Failed(f"{name} says that a person must act: {said}")
+            if name in self.roles:
+                self.may_end(name, code)
             self.report.restarts += 1
             await asyncio.sleep(0.2)
+
+    def may_end(self, name: str, code: int) -> None:
+        """`Failed` where a process has ended because it wants a person's help."""
+        if code == _PERSON_MUST_ACT:
+            said = (self.w.directory / f"{name}.log").read_text().splitlines()[-1]
+            if not any(text in said for text in _PASSES):
+                raise Failed(f"{name} says that a person must act: {said}")
 
     async def leave(self, name: str) -> None:
         """End a role for good."""

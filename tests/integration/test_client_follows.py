@@ -187,6 +187,26 @@ async def test_an_abort_without_postgresql_lets_the_tenant_write(
         between.open.set()
 
 
+async def test_mongodb_is_not_tried_before_it_has_all_that_postgresql_has(
+    move: moves.Moved, between: Proxy
+) -> None:
+    """What the way back is yet to bring would not be found there, and nothing would refuse that."""
+    async with Router(through(move, between.port)) as router:
+        await move.to("rolling_back", 4)
+        await move.fence_mongo(move.tenant)
+        await remembers(router, move.tenant, "rolling_back", 4)
+        between.refuses = True
+        between.cut()
+        with pytest.raises(PauseTooLong):
+            await router.write(move.tenant, move.unit, max_pause=0.5)
+        assert move.units == []
+        writing = asyncio.create_task(router.write(move.tenant, move.unit))
+        between.refuses = False
+        await move.to("postgres", 5)
+        assert await writing == "postgres"
+        assert [side.name for side in move.units] == ["postgres"]
+
+
 async def test_a_fence_is_not_passed_while_postgresql_is_away(move: moves.Moved, between: Proxy) -> None:
     async with Router(through(move, between.port)) as router:
         await router.read(move.tenant)

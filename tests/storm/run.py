@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from examples.spaces.moved_writer import Accepted, Away, Wrong, application, two_writers
+from examples.spaces.moved_writer import Accepted, Away, Wrong, application, away_of, two_writers
 from tests.support.moving import moving, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -156,22 +156,12 @@ async def _away(w: World, result: Storm) -> list[Away]:
         rows = await connection.fetch(_MOVES)
     finally:
         await connection.close()
-    away: list[Away] = []
-    begun: dict[UUID, Away] = {}
-    for tenant, before, after, at, evidence in rows:
+    for _, before, after, _, evidence in rows:
         told = orjson.loads(evidence)
         if (before, after) == ("draining", "postgres"):
-            begun[tenant] = Away(UUID(int=tenant.int), at, None, None)
             result.cutovers.append(told.get("pause_ms", 0.0))
-        elif (before, after) == ("postgres", "rolling_back"):
-            begun[tenant] = begun[tenant]._replace(closed=at)
-        elif (before, after) == ("rolling_back", "postgres"):
-            # Closed for a moment, and opened again: one time, for what is asked here.
-            begun[tenant] = begun[tenant]._replace(closed=None)
-        elif (before, after) == ("rolling_back", "opening"):
-            away.append(begun.pop(tenant)._replace(opened=at))
         elif (before, after) == ("opening", "mongo"):
             result.rollbacks.append(told.get("pause_ms", 0.0))
         for name, milliseconds in told.get("steps_ms", {}).items():
             result.steps.setdefault(f"{after} {name}", []).append(milliseconds)
-    return away + list(begun.values())
+    return away_of((UUID(int=row[0].int), *row[1:4]) for row in rows)

@@ -42,11 +42,16 @@ async def moving(
             await w.start(role, role)
         await w.settled()
         await w.start("reconcile", "reconcile")
-        await w.until_value(CLEAN, 1)
-        await w.execute("ANALYZE")
-        code, told = await once(w, "cutover", "prepare")
-        assert code == 0, told
+        await prepared(w)
         yield w
+
+
+async def prepared(w: World) -> None:
+    """Wait until a generation is clean, and install the fences: tenants may move."""
+    await w.until_value(CLEAN, 1)
+    await w.execute("ANALYZE")
+    code, told = await once(w, "cutover", "prepare")
+    assert code == 0, told
 
 
 async def tenants_of(w: World) -> list[UUID]:

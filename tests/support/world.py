@@ -81,13 +81,15 @@ class World:
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.services.dsn("postgres", self.name))
 
-    async def start(self, role: str, name: str, **env: str) -> None:
+    async def start(self, role: str, name: str, *arguments: str, **env: str) -> None:
+        """Start a role, or a command with arguments, as a process with a log of its name."""
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "worker",
                 role,
+                *arguments,
                 env=self.env | env,
                 stderr=log,
                 stdout=log,
@@ -373,6 +375,7 @@ async def once(world: World, *command: str, within: float = PATIENCE, **env: str
         env=world.env | env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        cwd=world.code,
     )
     told = asyncio.create_task(process.communicate())
     done, _ = await asyncio.wait([told], timeout=within)

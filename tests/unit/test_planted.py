@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.planted import BUGS, plant
+from tests.faults.planted import BUGS, OF_MOVES, plant
 
 
-@pytest.mark.parametrize("name", sorted(BUGS))
+@pytest.mark.parametrize("name", sorted([*BUGS, *OF_MOVES]))
 def test_a_bug_can_be_planted(name: str, tmp_path: Path) -> None:
     plant(name, tmp_path / "code")

@@ -17,7 +17,7 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
 from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
-from pymongo.errors import BulkWriteError, CollectionInvalid, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, CollectionInvalid, InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -132,7 +132,9 @@ def _told() -> Iterator[None]:
         yield
     except PyMongoError as error:
         passing = ("TransientTransactionError", "UnknownTransactionCommitResult")
-        if transient(error) or any(map(error.has_error_label, passing)):
+        # A closed client's word has such a label too: whoever waits for it to pass waits for ever.
+        closed = isinstance(error, InvalidOperation)
+        if not closed and (transient(error) or any(map(error.has_error_label, passing))):
             raise Transient(f"MongoDB does not take the way back ({describe(error)})") from None
         raise Fatal(
             f"MongoDB refuses the way back ({describe(error)})",

@@ -317,8 +317,11 @@ async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait(tasks)
         raise
-    for task in tasks:
-        task.result()
+    finally:  # each must be asked for its error, or it is logged as forgotten
+        errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _same(rule: Rule, wanted: Mapping[Rule, Validation], live: Mapping[str, Validation]) -> bool:

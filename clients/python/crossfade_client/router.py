@@ -224,8 +224,13 @@ class Router:
             except TimeoutError:
                 raise PauseTooLong(tenant, state.phase, state.epoch, pause.limit) from None
             except Away:
-                # Who moves the tenant may have gone on, in MongoDB alone. That refuses us, if it is not open.
-                return state, "mongo"
+                if state.phase != "rolling_back":
+                    # Who moves the tenant may have gone on, in MongoDB alone. If not, that refuses us.
+                    return state, "mongo"
+                # MongoDB may lack documents yet, and does not refuse a write that finds none.
+                if (left := pause.left()) <= 0:
+                    raise PauseTooLong(tenant, state.phase, state.epoch, pause.limit) from None
+                await asyncio.sleep(min(_AGAIN, left))
         return state, store
 
     async def _moved_on(
