@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from tests.support.moving import cutover, moving, phase, tenants_of
+from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.way_back import brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
+
+LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
+SPOIL = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
 
 
 async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path) -> None:
@@ -54,6 +58,7 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         code, (result,) = await cutover(w, str(one), str(two), "--group")
         assert code == 1 and "is in postgres" in result["reason"]
         assert await phase(w, one) == "mongo"
+        await _differs_in_the_pause(w, two, three)
         code, told_back = await once(w, "rollback", str(two), str(three), "--group", "--window", "60")
         assert code == 0, told_back
         await _differs(w, one)
@@ -68,10 +73,34 @@ async def _differs(w: World, tenant: UUID) -> None:
     lead = await w.mongo["leads"].find_one({"tenantId": tenant})
     await w.mongo["leads"].update_one({"_id": lead["_id"]}, {"$set": {"name": "as it should be"}})
     await w.settled()
-    spoil = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
-    await w.execute(spoil.format("spoiled", lead["_id"]))
+    await w.execute(SPOIL.format("spoiled", lead["_id"]))
     code, (result,) = await cutover(w, str(tenant))
     assert code == 1 and "1 documents do not fit" in result["reason"], result
     assert str(lead["_id"]) in result["reason"]
     assert await phase(w, tenant) == "mongo"
-    await w.execute(spoil.format("as it should be", lead["_id"]))
+    await w.execute(SPOIL.format("as it should be", lead["_id"]))
+
+
+async def _differs_in_the_pause(w: World, *tenants: UUID) -> None:
+    """What the way back has written and does not fit sends a rollback back to PostgreSQL, at once.
+
+    So it is though the look ends before the wait for what MongoDB had, which asks on the same connection.
+    """
+    lead = uuid4()
+    async with application(w, tenants[0]) as sql:
+        await sql.execute(LEAD, lead, tenants[0])
+    await brought_back(w)
+    await w.execute(SPOIL.format("spoiled", lead))
+    await w.kill("apply")  # so that the wait is still on when the look has ended
+    code, told = await once(w, "rollback", *map(str, tenants), "--group", "--window", "0")
+    assert code == 1 and "documents do not fit" in told, told
+    assert "PostgreSQL does not follow yet" not in told, told
+    assert {await phase(w, tenant) for tenant in tenants} == {"postgres"}
+    async with application(w, tenants[0]) as sql:
+        await sql.execute(LEAD, uuid4(), tenants[0])
+    await w.start("apply", "apply")
+    await w.execute(SPOIL.format("as it should be", lead))
+    async with application(w, tenants[0]) as sql:  # so that both sides have the same again
+        await sql.execute("UPDATE leads SET name = 'as it should be, now' WHERE id = $1", lead)
+    await brought_back(w)
+    await w.settled()

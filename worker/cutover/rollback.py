@@ -169,7 +169,13 @@ class Rollback:
         # What the way back wrote came before this: nothing below it may change rows afterwards (A4).
         # And what a rogue write did is either parked when it has come through, or newer, and is done at home.
         floor = await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
-        await asyncio.gather(self._arrived(), self._look(_MOST_IN_PAUSE))
+        arriving = asyncio.create_task(self._arrived())
+        try:
+            await self._look(_MOST_IN_PAUSE)
+            await arriving
+        finally:  # whoever goes back needs the connection by which it asks
+            arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)
         self._steps.ended("verify")
         for tenant in self._tenants:
             if await outbox.faults(ground.control, tenant):
@@ -228,7 +234,7 @@ class Rollback:
         for one in extra:
             if (source := mapping.sources().find(one.collection)) is not None:
                 documents.append((one.collection, str(source.logical), one.row_id))
-        return await barriers.expired(self._ground.control, self._tenants, documents)
+        return await barriers.expired(self._ground.reader, self._tenants, documents)
 
     async def _open(self, floor: int) -> Result:
         """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""
