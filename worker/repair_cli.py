@@ -153,7 +153,7 @@ async def _look_at_one(reconciler: Reconciler, namespace: str, text: str) -> UUI
     else:
         identity = source.identity(source.plan.row_id(id_), id_)
     if source.plan.named is not None:
-        tables = [source.plan.table, *source.plan.children]
+        tables = source.plan.tables
         seen = await tenants_of_rows(reconciler.reader, tables, [identity.row_id])
         if (others := seen.get(identity.row_id)) and source.plan.named not in others:
             raise ConfigurationError(

@@ -1,9 +1,11 @@
-"""Retrying with exponential backoff and full jitter; the policy and the clock are passed in."""
+"""Retrying with exponential backoff and full jitter; and waiting between looks."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -23,3 +25,10 @@ class Backoff:
         while True:
             yield ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter is no secret
             ceiling = min(ceiling * 2, self.longest)
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for so long, or until ``stop`` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -86,7 +86,7 @@ class Collection:
         self.plan: CollectionPlan = planned.plan
         tenant = TENANT_NAME if real != name else None
         rebuilder = Rebuilder(self.mapping, tenant, scopes(whole, tenant))
-        tables = (self.plan.table, *self.plan.children)
+        tables = self.plan.tables
         self.tables = [TargetTable(table) for table in tables]
         self.documents = TargetDocuments(tables, rebuilder)
         self.generate = Documents(self.mapping, seed)

@@ -21,7 +21,7 @@ WHEN = datetime(2020, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 async def rebuilt(w: World, name: str, row_id: UUID) -> dict[str, Any]:
     mapping = w.mapping.collections[name]
     plan = CollectionPlan(mapping)
-    documents = TargetDocuments((plan.table, *plan.children), Rebuilder(mapping))
+    documents = TargetDocuments(plan.tables, Rebuilder(mapping))
     connection = await w.connect()
     try:
         return (await documents.read(connection, [row_id]))[row_id]

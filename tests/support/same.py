@@ -11,7 +11,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from worker.mapping import Mapping, Plans, Rebuilder, scopes
+from worker.mapping import Mapping, Plans, rebuilder
 from worker.mapping.ignored import without_ignored
 from worker.postgres.documents import TargetDocuments
 
@@ -72,8 +72,7 @@ async def unequal(
             if planned := plans.find(f"{database}.{name}"):
                 one = mapping.collections[planned.name]
                 tenant = mapping.sources().find(f"{database}.{name}").tenant  # pyright: ignore
-                rebuilder = Rebuilder(one, tenant, scopes(mapping, tenant))
-                documents = TargetDocuments((planned.plan.table, *planned.plan.children), rebuilder)
+                documents = TargetDocuments(planned.plan.tables, rebuilder(mapping, planned.name, tenant))
                 collection = client[database].get_collection(name, codec_options=CODEC)
                 cursor = collection.find(batch_size=_AT_ONCE)
                 while some := list(map(whole, await cursor.to_list(_AT_ONCE))):

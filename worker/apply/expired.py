@@ -7,7 +7,7 @@ index on the collection, and the document as PostgreSQL has it was due by then, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,14 +16,15 @@ from bson.datetime_ms import DatetimeMS
 from topics import Operation
 from worker.apply.batch import EXPIRED, ROGUE, UNREADABLE, Item, Outcome
 from worker.clock import SYSTEM_CLOCK
-from worker.mapping import Mapping, Rebuilder, Unrebuildable, scopes
+from worker.mapping import Mapping, Unrebuildable, rebuilder
+from worker.mapping.extended import milliseconds
+from worker.mongo.client import WhenAsked
 from worker.mongo.in_the_way import TtlIndex
 from worker.mongo.ttl import TtlIndexes
 from worker.postgres.connect import Connection
 from worker.postgres.documents import Stored, TargetDocuments
 
 _FOR = 10.0  # seconds for which an answer of MongoDB counts
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Unlearned(Exception):
@@ -37,8 +38,8 @@ class Unlearned(Exception):
 class Expiry:
     """Knows the TTL indexes of the collections in which something was deleted."""
 
-    def __init__(self, uri: str, mapping: Mapping) -> None:
-        self._ttl = TtlIndexes(uri, "apply expiry")
+    def __init__(self, mongo: WhenAsked, mapping: Mapping) -> None:
+        self._ttl = TtlIndexes(mongo)
         self._mapping = mapping
         self._known: dict[str, tuple[float, list[TtlIndex]]] = {}
 
@@ -81,15 +82,7 @@ class Expiry:
     def _documents(self, namespace: str, item: Item) -> TargetDocuments:
         source = self._mapping.sources().find(namespace)
         assert source is not None and item.mapped is not None  # for it has a row id
-        plan = item.mapped.plan
-        rebuilder = Rebuilder(
-            self._mapping.collections[source.name], source.tenant, scopes(self._mapping, source.tenant)
-        )
-        return TargetDocuments([plan.table, *plan.children], rebuilder)
-
-    def close(self) -> None:
-        """Close the connection to MongoDB, if there is one."""
-        self._ttl.close()
+        return TargetDocuments(item.mapped.plan.tables, rebuilder(self._mapping, source.name, source.tenant))
 
 
 def _told(
@@ -113,14 +106,6 @@ def due(document: dict[str, Any], index: TtlIndex, at: int) -> bool:
     dates = list(_dates(document, index.path.split(".")))
     # NaN, which some versions take for never and some for at once, is never.
     return bool(dates) and min(dates) + index.seconds * 1000 <= at
-
-
-def milliseconds(date: datetime | DatetimeMS) -> int:
-    """Return a date as MongoDB has it, in milliseconds; microseconds are cut."""
-    if isinstance(date, DatetimeMS):
-        return int(date)
-    passed = date - _EPOCH
-    return (passed.days * 86_400 + passed.seconds) * 1000 + passed.microseconds // 1000
 
 
 def _dates(value: Any, path: Sequence[str]) -> Iterator[int]:

@@ -17,6 +17,7 @@ import structlog
 from topics import Collection, document_key
 from worker.apply.batch import Item, Outcome, complete
 from worker.errors import Transient
+from worker.mongo.client import WhenAsked
 from worker.mongo.documents import Documents, Refused
 from worker.retry import Backoff
 
@@ -26,8 +27,8 @@ _log = structlog.get_logger()
 class References:
     """Completes the references of a batch, of which there must be no more than fit into memory."""
 
-    def __init__(self, uri: str) -> None:
-        self._documents = Documents(uri, "apply")
+    def __init__(self, mongo: WhenAsked) -> None:
+        self._documents = Documents(mongo)
 
     async def complete(self, items: Iterable[Item]) -> None:
         """Read the documents that are missing, waiting while MongoDB is away."""
@@ -74,7 +75,3 @@ class References:
                 for item in by_key[key]:
                     complete(item, found.documents.get(key))
             ids = found.left
-
-    def close(self) -> None:
-        """Close the connection to MongoDB, if there is one."""
-        self._documents.close()

@@ -16,14 +16,13 @@ from worker.apply.batch import ROGUE, Item, Outcome, collides, tenants_of
 from worker.apply.moves import AWAY
 from worker.apply.writer import BatchWriter, Care
 from worker.clock import SYSTEM_CLOCK
-from worker.postgres import ledger
+from worker.postgres import ledger, outbox
 from worker.postgres.connect import Connection
 from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.ledger import Key, LedgerRow, Phase
 from worker.postgres.migration_log import Partition, PartitionTally
 
 _CAPTURED = "SELECT set_config('crossfade.replay', $1, true)"
-_DECLARE = "SELECT set_config('crossfade.tenants', $1, true)"
 
 
 class Replays(BatchWriter):
@@ -58,7 +57,7 @@ class Replays(BatchWriter):
         events = [item for item in events if item.outcome is None]
         tenants = {tenant for item in events for tenant in tenants_of(item, _known(item, known))}
         phases = await ledger.share_phases(connection, tenants)
-        await connection.execute(_DECLARE, ",".join(map(str, tenants)))
+        await outbox.declare(connection, tenants)
         for item in sorted(events, key=self._place):
             if refused := self._refused(item, _known(item, known), phases):
                 item.fail(refused[0], ROGUE, refused[1])

@@ -28,6 +28,7 @@ from worker.clock import SYSTEM_CLOCK
 from worker.errors import CrossfadeError, Fatal, SchemaError, ServiceUnavailable, Transient
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes
+from worker.mongo.client import WhenAsked
 from worker.postgres import dead_letters, mapping_versions, migration_log
 from worker.postgres.connect import ANSWER_WITHIN, Connection, connect
 from worker.postgres.constraints import Constraints
@@ -63,8 +64,9 @@ class ApplyWorker:
         self._settings = settings
         self._mapping = mapping
         self._plans = Plans(mapping)
-        self._references = References(settings.mongo_uri.get_secret_value())
-        self._expiry = Expiry(settings.mongo_uri.get_secret_value(), mapping)
+        self._mongo = WhenAsked(settings.mongo_uri.get_secret_value(), "apply")
+        self._references = References(self._mongo)
+        self._expiry = Expiry(self._mongo, mapping)
         self._numbers: dict[str, int] = {}
         self._find = lru_cache(maxsize=10_000)(self._mapped)
         self._waiting: deque[_Chunk] = deque()
@@ -363,7 +365,6 @@ class ApplyWorker:
 
     async def close(self) -> None:
         """Close the connections."""
-        self._references.close()
-        self._expiry.close()
+        self._mongo.close()
         if self._connection is not None:
             self._connection.terminate()

@@ -225,7 +225,7 @@ class BatchWriter:
         by_table: dict[str, dict[UUID, Item]] = defaultdict(dict)
         for item in items:
             assert item.mapped is not None
-            for table in (item.mapped.plan.table, *item.mapped.plan.children):
+            for table in item.mapped.plan.tables:
                 by_table[table.table][_key(item)[1]] = item
         refused = await self._constraints.refused(connection, {t: [*ids] for t, ids in by_table.items()})
         for one in refused:
@@ -307,7 +307,7 @@ class BatchWriter:
         for item in late:
             assert item.mapped is not None
             if moves.at_home(item, phases):
-                for table in (item.mapped.plan.table, *item.mapped.plan.children):
+                for table in item.mapped.plan.tables:
                     gone[table.table].append(_key(item)[1])
         for name, table in reversed(self._tables.items()):
             if name in gone:
@@ -341,7 +341,7 @@ class BatchWriter:
             seen = known.get(key)
             if item.rows is None:
                 if item.repairs or (seen is not None and seen.state != "deleted"):
-                    for table in (plan.table, *plan.children):
+                    for table in plan.tables:
                         gone[table.table].append(key[1])
                 continue
             rows[plan.table.table].append(item.rows.row)

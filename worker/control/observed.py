@@ -8,10 +8,12 @@ from contextlib import suppress
 
 from worker import metrics
 from worker.errors import CrossfadeError
+from worker.postgres import phases
 from worker.postgres.connect import Connection, connect
 from worker.postgres.faults import FAULTS
-from worker.postgres.move_standing import read_moves, tenants_by_phase
+from worker.postgres.move_standing import read_moves
 from worker.postgres.shadow_reads import read_shadow_reads
+from worker.retry import pause
 from worker.settings import Settings
 
 _EVERY = 2.0  # seconds
@@ -29,15 +31,15 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             try:
                 while not stop.is_set():
                     await look(connection)
-                    await _wait(stop)
+                    await pause(stop, _EVERY)
             finally:
                 connection.terminate()
-        await _wait(stop)
+        await pause(stop, _EVERY)
 
 
 async def look(connection: Connection) -> None:
     """Read once, and set the metrics."""
-    tenants, moves = await tenants_by_phase(connection), await read_moves(connection, 0)
+    tenants, moves = await phases.count(connection), await read_moves(connection, 0)
     shadows = await read_shadow_reads(connection, 0)
     now = time.time()
     metrics.TENANTS.set_to({(phase,): count for phase, count in tenants.items()})
@@ -47,9 +49,3 @@ async def look(connection: Connection) -> None:
     metrics.ROGUE.set_to({(): moves.rogue})
     metrics.SHADOW_READS.set_to({(outcome,): count for outcome, count in shadows.counts.items()})
     metrics.CONTROL_LOOKED_AGE.since({(): now})
-
-
-async def _wait(stop: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_EVERY):
-            await stop.wait()

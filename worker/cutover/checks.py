@@ -185,9 +185,8 @@ async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 async def _mongo_transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     found = await in_the_way.open_transactions(ground.client, LONG)
-    wrong = [f"session {one.session} of {one.client}, open for {one.seconds:.0f} s" for one in found]
-    told = "; ".join(wrong[:_TOLD]) or f"none older than {LONG:g} s"
-    return not wrong, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
+    told = "; ".join(map(str, found[:_TOLD])) or f"none older than {LONG:g} s"
+    return not found, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
 
 
 async def _real(ground: Ground) -> list[str]:

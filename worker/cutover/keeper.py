@@ -24,6 +24,7 @@ from worker.mongo.fence_documents import Fence, State, Unclear
 from worker.mongo.validators import InTheWay
 from worker.postgres import phases
 from worker.postgres.faults import FAULTS, describe, unusable
+from worker.retry import pause
 from worker.settings import Settings
 
 _log = structlog.get_logger()
@@ -49,19 +50,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             if not told:
                 _log.warning("moves are not looked after yet", reason=error.message)
             told = True
-            await _wait(stop)
+            await pause(stop, LOOK_EVERY)
 
 
 async def _repeat(part: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
     while not stop.is_set():
         await part()
-        await _wait(stop)
-
-
-async def _wait(stop: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LOOK_EVERY):
-            await stop.wait()
+        await pause(stop, LOOK_EVERY)
 
 
 class Keeper:

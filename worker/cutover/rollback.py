@@ -111,9 +111,7 @@ class Rollback:
         found = await in_the_way.open_transactions(self._ground.client, LONG)
         others = [one for one in found if not one.client.startswith(OURS)]  # our own end by themselves
         if others:
-            told = ", ".join(
-                f"session {one.session} of {one.client}, open for {one.seconds:.0f} s" for one in others[:3]
-            )
+            told = ", ".join(map(str, others[:3]))
             raise Transient(f"MongoDB could not let it in: {told}", remedy="end it, then try again")
 
     async def _close(self, epochs: Mapping[UUID, int]) -> None:

@@ -12,7 +12,7 @@ from worker.mapping.ids import row_id
 from worker.mapping.load import load
 from worker.mapping.model import Mapping
 from worker.mapping.plan import CollectionPlan, ParentKey, Plans, Rows, TablePlan, scopes
-from worker.mapping.rebuild import Rebuilder, Unrebuildable
+from worker.mapping.rebuild import Rebuilder, Unrebuildable, rebuilder
 
 __all__ = [
     "CollectionPlan",
@@ -26,6 +26,7 @@ __all__ = [
     "Unrebuildable",
     "hashes",
     "load",
+    "rebuilder",
     "row_id",
     "scopes",
 ]

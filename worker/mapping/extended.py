@@ -155,6 +155,11 @@ def _int64(value: str) -> Int64:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def milliseconds(date: datetime | DatetimeMS) -> int:
+    """Return a date as MongoDB has it, in milliseconds since 1970; microseconds are cut."""
+    return int(date) if isinstance(date, DatetimeMS) else int(DatetimeMS(date))
+
+
 def _date(value: Any) -> datetime | DatetimeMS:
     if type(value) is str:
         date = datetime.fromisoformat(value)

@@ -201,6 +201,8 @@ class CollectionPlan:
         types[mapping.rest] = "jsonb"
         self.table = TablePlan(mapping.table, (mapping.id,), column, types)
         self.children = tuple(plan.table for child in self._children for plan in child.all())
+        self.tables = (self.table, *self.children)
+        """The collection's table first, then those below it."""
 
     def row_id(self, document_id: Any) -> UUID:
         """Return the row id of a document of this collection."""
@@ -325,7 +327,7 @@ class Plans:
     def tables(self) -> list[TablePlan]:
         """Return every table, each after those that it lies below."""
         plans = map(CollectionPlan, self._mapping.collections.values())
-        return [table for plan in plans for table in (plan.table, *plan.children)]
+        return [table for plan in plans for table in plan.tables]
 
 
 def scopes(mapping: Mapping, tenant: str | None) -> Scopes:

@@ -20,8 +20,8 @@ from worker.mapping import values
 from worker.mapping.columns import MISSING, Notes
 from worker.mapping.extended import from_extended
 from worker.mapping.ids import row_id
-from worker.mapping.model import ELEMENT, Child, CollectionMapping
-from worker.mapping.plan import NOTES, Fields, Scopes
+from worker.mapping.model import ELEMENT, Child, CollectionMapping, Mapping
+from worker.mapping.plan import NOTES, Fields, Scopes, scopes
 
 _NOTHING: dict[str, Any] = {}
 
@@ -160,6 +160,11 @@ class _Elements:
     def _bare(self, row: SourceRow, at: Position, rows: dict[_Elements, _ByParent]) -> bool:
         """Whether no column and no row below says that the element is an object."""
         return self._fields.untouched(row) and not any(at in rows[below] for below in self._below)
+
+
+def rebuilder(mapping: Mapping, name: str, tenant: str | None) -> Rebuilder:
+    """Return the inverse of a collection's plan; ``tenant``: as its name, or its database's, tells it."""
+    return Rebuilder(mapping.collections[name], tenant, scopes(mapping, tenant))
 
 
 class Rebuilder:

@@ -73,6 +73,25 @@ def unasked(uri: str, role: str, *, within: float = 10) -> Client:
         ) from None
 
 
+class WhenAsked:
+    """A client for those who do not otherwise need MongoDB: connected when it is first asked for."""
+
+    def __init__(self, uri: str, role: str) -> None:
+        self._uri, self._role = uri, role
+        self._client: Client | None = None
+
+    async def client(self) -> Client:
+        """Return the client. `ServiceUnavailable` while there is none to be had."""
+        if self._client is None:
+            self._client = await connect(self._uri, self._role)
+        return self._client
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._client is not None:
+            self._client.close()
+
+
 async def connect(uri: str, role: str, *, within: float = 10) -> Client:
     """Return a client of a replica set or mongos; `ServiceUnavailable` says why there is none.
 

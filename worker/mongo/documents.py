@@ -1,4 +1,4 @@
-"""Documents by id, for those who do not otherwise need MongoDB: connected when the first one is asked for."""
+"""Documents by id, for those who do not otherwise need MongoDB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from topics import Collection
 from worker.errors import Fatal, ServiceUnavailable, Transient
-from worker.mongo.client import REFUSED, Client, connect, describe, transient
+from worker.mongo.client import REFUSED, WhenAsked, describe, transient
 from worker.mongo.lookup import Found, look_up
 
 _WITHIN = 30.0  # seconds for one answer
@@ -25,9 +25,8 @@ class Refused(Exception):
 class Documents:
     """Reads documents as a majority has them, never older than asked for (PROTOCOL.md C5)."""
 
-    def __init__(self, uri: str, role: str) -> None:
-        self._uri, self._role = uri, role
-        self._client: Client | None = None
+    def __init__(self, mongo: WhenAsked) -> None:
+        self._mongo = mongo
 
     async def read(self, collection: Collection, ids: Mapping[bytes, Any], not_before: Timestamp) -> Found:
         """Return the documents that exist, as `look_up` does; ``ids`` maps document keys to ids.
@@ -36,9 +35,7 @@ class Documents:
         """
         try:
             async with asyncio.timeout(_WITHIN):
-                if self._client is None:
-                    self._client = await connect(self._uri, self._role)
-                return await look_up(self._client, collection, ids, not_before)
+                return await look_up(await self._mongo.client(), collection, ids, not_before)
         except TimeoutError:
             raise Transient(f"MongoDB has not answered for {_WITHIN:.0f} s") from None
         except ServiceUnavailable as error:
@@ -53,8 +50,3 @@ class Documents:
                     remedy="allow the user of CROSSFADE_MONGO_URI to read it",
                 ) from None
             raise Refused(f"MongoDB does not read the document ({told})") from None
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._client is not None:
-            self._client.close()

@@ -18,6 +18,9 @@ class OpenTransaction(NamedTuple):
     client: str
     prepared: bool
 
+    def __str__(self) -> str:
+        return f"session {self.session} of {self.client}, open for {self.seconds:.0f} s"
+
 
 class IndexBuild(NamedTuple):
     """An index that is being built."""

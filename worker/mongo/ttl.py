@@ -1,4 +1,4 @@
-"""TTL indexes for those who do not otherwise need MongoDB: connected when the first are asked for."""
+"""TTL indexes, for those who do not otherwise need MongoDB."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection as Some
 import structlog
 
 from worker.errors import ServiceUnavailable, Transient
-from worker.mongo.client import Client, connect
+from worker.mongo.client import Client, WhenAsked
 from worker.mongo.in_the_way import TtlIndex, ttl_indexes
 
 _log = structlog.get_logger()
@@ -18,9 +18,8 @@ _WITHIN = 10.0  # seconds for one answer
 class TtlIndexes:
     """Reads the TTL indexes of real collections."""
 
-    def __init__(self, uri: str, role: str) -> None:
-        self._uri, self._role = uri, role
-        self._client: Client | None = None
+    def __init__(self, mongo: WhenAsked) -> None:
+        self._mongo = mongo
 
     async def read(self, namespaces: Some[str]) -> list[TtlIndex]:
         """Return these collections' TTL indexes; none where MongoDB does not let us look, which is logged.
@@ -29,9 +28,7 @@ class TtlIndexes:
         """
         try:
             async with asyncio.timeout(_WITHIN):
-                if self._client is None:
-                    self._client = await self._connected()
-                return await ttl_indexes(self._client, namespaces)
+                return await ttl_indexes(await self._connected(), namespaces)
         except TimeoutError:
             raise Transient(f"MongoDB has not answered for {_WITHIN:.0f} s") from None
         except ServiceUnavailable as error:
@@ -40,11 +37,6 @@ class TtlIndexes:
 
     async def _connected(self) -> Client:
         try:
-            return await connect(self._uri, self._role)
+            return await self._mongo.client()
         except ServiceUnavailable as error:
             raise Transient(str(error)) from None
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._client is not None:
-            self._client.close()

@@ -46,7 +46,7 @@ def _captured(mapping: MappingFile) -> Iterator[_Captured]:
         if one.tenant is None:
             continue
         plan, namespace = CollectionPlan(one), str(mapping.logical(name))
-        for table in (plan.table, *plan.children):
+        for table in plan.tables:
             yield _Captured(table.table, namespace, quoted(table.key[0]), _tenant(table))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from worker.gauges import Distribution, Pauses
+from worker.postgres import outbox
 from worker.postgres.connect import Connection
 
 REHEARSED = "it is a rehearsal"
@@ -118,11 +119,6 @@ _BROKEN = """
 SELECT tenant_id, kind, namespace, subject, reason, first_seen_at FROM crossfade.way_back_fault
 ORDER BY first_seen_at, tenant_id, subject LIMIT $1
 """
-_OUTBOX = """
-SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0), 0)::float8,
-    (SELECT count(DISTINCT tenant_id) FROM crossfade.way_back_fault)
-FROM crossfade.outbox
-"""
 
 
 async def read_moves(connection: Connection, most: int) -> MoveStanding:
@@ -136,8 +132,7 @@ async def read_moves(connection: Connection, most: int) -> MoveStanding:
             counts = [n + (count if place == bucket else 0) for place, n in enumerate(known.counts)]
             pauses[kind, outcome] = Pauses(counts, known.seconds + seconds)
     phases = await connection.fetch(_OLDEST)
-    outbox = await connection.fetchrow(_OUTBOX)
-    assert outbox is not None
+    rows, waiting, broken = await outbox.standing(connection)
     return MoveStanding(
         [Moving(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_MOVING, most)],
         sum(row[2] for row in phases),
@@ -147,19 +142,11 @@ async def read_moves(connection: Connection, most: int) -> MoveStanding:
         pauses,
         await connection.fetchval(_ROGUE) or 0,
         [Broken(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_BROKEN, most)],
-        outbox[2],
-        outbox[0],
-        outbox[1],
+        broken,
+        rows,
+        waiting,
     )
 
 
 def _none() -> Pauses:
     return Pauses([0] * (len(Distribution.BUCKETS) + 1), 0.0)
-
-
-_TENANTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
-
-
-async def tenants_by_phase(connection: Connection) -> dict[str, int]:
-    """Return how many tenants are in each phase; a phase without tenants is missing."""
-    return {row[0]: row[1] for row in await connection.fetch(_TENANTS)}

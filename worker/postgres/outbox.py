@@ -148,7 +148,7 @@ async def try_again(connection: Connection) -> int:
 
 
 _STANDING = """
-SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0)::float8,
+SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0), 0)::float8,
     (SELECT count(DISTINCT tenant_id) FROM crossfade.way_back_fault)
 FROM crossfade.outbox
 """

@@ -61,6 +61,7 @@ SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
     ELSE current_setting('synchronous_commit') END, true)
 """
+_COUNTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
 _CLOSE = "SELECT pg_advisory_xact_lock(crossfade.tenant_lock($1))"
 # A lock of one bigint is told as its two halves. Whoever waits for it is not in the way, nor who began after
 # we did ($2: seconds ago). A prepared transaction keeps the virtual id of the session that began it until the
@@ -108,6 +109,11 @@ async def read(connection: Connection, tenants: Collection[UUID] | None = None) 
 async def moving(connection: Connection) -> list[Standing]:
     """Return the tenants that are on the move."""
     return [Standing(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_MOVING)]
+
+
+async def count(connection: Connection) -> dict[str, int]:
+    """Return how many tenants are in each phase; a phase without tenants is missing."""
+    return {row[0]: row[1] for row in await connection.fetch(_COUNTS)}
 
 
 async def change(

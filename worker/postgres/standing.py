@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 
 from worker.errors import SchemaError, ServiceUnavailable
+from worker.postgres import phases
 from worker.postgres.audit import Incident, incidents
 from worker.postgres.batches import count_held
 from worker.postgres.connect import Connection
@@ -108,7 +109,6 @@ _DEAD_LETTERS = "SELECT state::text, count(*) FROM crossfade.dead_letter GROUP B
 _TENANT_UNKNOWN = """
 SELECT count(*) FROM crossfade.dead_letter WHERE state IN ('parked', 'dead') AND tenant_id IS NULL
 """
-_TENANTS = "SELECT phase::text, count(*) FROM crossfade.tenant GROUP BY phase"
 
 
 async def read_standing(connection: Connection) -> Standing:
@@ -149,7 +149,7 @@ async def _read(connection: Connection) -> Standing:
         ],
         last_batch_at=await connection.fetchval(_LAST_BATCH),
         dead_letters={row[0]: row[1] for row in await connection.fetch(_DEAD_LETTERS)},
-        tenants={row[0]: row[1] for row in await connection.fetch(_TENANTS)},
+        tenants=await phases.count(connection),
         held=await count_held(connection),
         tenant_unknown=await connection.fetchval(_TENANT_UNKNOWN) or 0,
         incidents=await incidents(connection, _INCIDENTS),

@@ -18,6 +18,7 @@ from bson import Code, DBRef, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from topics import id_to_bson
+from worker.mapping.extended import milliseconds
 
 Document = dict[str, Any]
 MOST_FIELDS = 50
@@ -165,7 +166,7 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, int) and isinstance(right, int):
         return int(left) == int(right)
     if isinstance(left, datetime | DatetimeMS) and isinstance(right, datetime | DatetimeMS):
-        return _milliseconds(left) == _milliseconds(right)
+        return milliseconds(left) == milliseconds(right)
     if isinstance(left, float) and isinstance(right, float):
         return struct.pack("<d", left) == struct.pack("<d", right)  # 0.0 and -0.0, and one NaN and another
     if isinstance(left, DBRef) and isinstance(right, DBRef):
@@ -180,7 +181,3 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, UUID) and isinstance(right, UUID):
         return left == right
     return type(left) is type(right) and left == right
-
-
-def _milliseconds(value: datetime | DatetimeMS) -> int:
-    return int(value) if isinstance(value, DatetimeMS) else int(DatetimeMS(value))

@@ -17,7 +17,7 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, document_key, id_to_bson, key_to_id
-from worker.mapping import CollectionPlan, Plans, Rebuilder, Unmappable, Unrebuildable, scopes
+from worker.mapping import CollectionPlan, Plans, Rebuilder, Unmappable, Unrebuildable, rebuilder
 from worker.mapping import Mapping as MappingFile
 from worker.mapping.ids import HASHED
 from worker.mapping.ignored import without_ignored
@@ -108,10 +108,11 @@ class Sides:
         found = self._mapping.sources().find(namespace)
         tenant = found.tenant if found else None
         mapping = self._mapping.collections[planned.name]
-        rebuilder = Rebuilder(mapping, tenant, scopes(self._mapping, tenant))
-        plan = planned.plan
-        documents = TargetDocuments([plan.table, *plan.children], rebuilder)
-        return Source(Collection.parse(namespace), str(planned.logical), mapping, plan, rebuilder, documents)
+        back = rebuilder(self._mapping, planned.name, tenant)
+        documents = TargetDocuments(planned.plan.tables, back)
+        return Source(
+            Collection.parse(namespace), str(planned.logical), mapping, planned.plan, back, documents
+        )
 
     async def named(self, reader: Connection, source: Source, row_id: UUID) -> Identity:
         """Return the identity of the document that a row id stands for, as far as its row tells that."""

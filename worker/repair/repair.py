@@ -139,7 +139,7 @@ class Repair:
             if (planned := self.plans.find(namespace)) is None:
                 continue
             plan, row_ids = planned.plan, [row["row_id"] for row in rows]
-            seen = await tenants_of_rows(self.reader, [plan.table, *plan.children], row_ids)
+            seen = await tenants_of_rows(self.reader, plan.tables, row_ids)
             known = await reconciliation.document_ids(self.reader, str(planned.logical), row_ids)
             for row in rows:
                 row_id, tenants = row["row_id"], seen.get(row["row_id"], set[UUID]())

@@ -12,7 +12,7 @@ from worker import failpoints
 from worker.errors import ConfigurationError, MappingError, UsageError
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import Plans, hashes
-from worker.postgres import audit, batches, ledger, mapping_versions
+from worker.postgres import audit, batches, ledger, mapping_versions, outbox
 from worker.postgres.batches import Batch, Locked
 from worker.postgres.connect import Connection
 from worker.postgres.replication import cascades
@@ -24,7 +24,6 @@ SELECT {mapping_versions.SHARE_CHANGES},
     set_config('lock_timeout', '10s', true), set_config('statement_timeout', '10min', true)
 """
 _REPLICA = ", set_config('session_replication_role', 'replica', true)"
-_DECLARE = "SELECT set_config('crossfade.tenants', $1, true)"
 _TOLD = 20  # tenants named in one message
 
 
@@ -110,7 +109,7 @@ class Rollback:
         phases = await ledger.share_phases(connection, tenants)
         if away := {tenant: one.phase for tenant, one in phases.items() if one.phase != "mongo"}:
             raise _switched(batch_id, away)
-        await connection.execute(_DECLARE, ",".join(map(str, tenants)))
+        await outbox.declare(connection, tenants)
 
     async def _delete(self, connection: Connection, locked: list[Locked]) -> int:
         """Delete the documents' rows, what lies below others first; return how many there were."""

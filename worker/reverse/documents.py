@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from topics import Collection
-from worker.mapping import CollectionPlan, Plans, Rebuilder, TablePlan, scopes
+from worker.mapping import CollectionPlan, Plans, rebuilder
 from worker.mapping import Mapping as MappingFile
 from worker.mapping.ids import row_id
 from worker.mapping.ignored import without_ignored
@@ -27,11 +27,6 @@ class Place:
     number: int
     plan: CollectionPlan
     documents: TargetDocuments
-
-    @property
-    def tables(self) -> list[TablePlan]:
-        """The collection's table first, then those below it."""
-        return [self.plan.table, *self.plan.children]
 
 
 class Places:
@@ -74,10 +69,9 @@ class Places:
         planned, source = self._plans.find(str(real)), self._mapping.sources().find(str(real))
         if planned is None or source is None:
             return None
-        rebuilder = Rebuilder(
-            self._mapping.collections[planned.name], source.tenant, scopes(self._mapping, source.tenant)
+        documents = TargetDocuments(
+            planned.plan.tables, rebuilder(self._mapping, planned.name, source.tenant)
         )
-        documents = TargetDocuments([planned.plan.table, *planned.plan.children], rebuilder)
         return Place(logical, real, number, planned.plan, documents)
 
 

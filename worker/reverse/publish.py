@@ -173,7 +173,7 @@ class ReversePublisher:
     async def _look_for_unmapped(
         self, place: Place, by_row: Mapping[UUID, Touched], faults: list[Fault]
     ) -> None:
-        for table in place.tables:
+        for table in place.plan.tables:
             if table.table not in self._unmapped:
                 self._unmapped[table.table] = await outbox.unmapped(self._connection, table)
             if not (columns := self._unmapped[table.table]):
