@@ -8,8 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import orjson
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
+from examples.spaces.meanwhile import writing
 from examples.spaces.writer import Counters, Writer
 from topics import Collection, TopicNames
 from worker.errors import CrossfadeError
@@ -68,7 +68,7 @@ async def _migrate(services: Services, directory: Path, documents: int) -> dict[
             stack.push_async_callback(end, process, STOP_WITHIN)
         writer = Writer(client, "spaces", WRITES_PER_SECOND, 2, ledger=Ledger())
         try:
-            async with _writing(writer):
+            async with writing(writer):
                 rate = await _watch_copy(postgres, documents, started)
                 lags = await _watch_lag(postgres, WRITES_AFTER_COPY)
             await _until_settled(postgres)
@@ -135,18 +135,6 @@ def summary(
 
 def _percentile(ordered: list[float], share: float) -> int | None:
     return round(ordered[int(len(ordered) * share)]) if ordered else None
-
-
-@asynccontextmanager
-async def _writing(writer: Writer) -> AsyncIterator[None]:
-    """Let the application write meanwhile."""
-    stop = asyncio.Event()
-    running = asyncio.create_task(writer.run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await running
 
 
 def _ends_of_logs(directory: Path) -> str:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from examples.spaces.meanwhile import writing
 from examples.spaces.moved_writer import application
 
 WRITES_PER_SECOND, BETWEEN = 50.0, 3.0
@@ -33,9 +34,7 @@ async def moves(
     tenant: UUID = min(await database["tenants"].distinct("_id"))
     told: dict[str, Any] = {"moved_tenant": str(tenant)}
     async with application(dsn, database, [tenant], WRITES_PER_SECOND, 3) as writer:
-        stop = asyncio.Event()
-        writing = asyncio.create_task(writer.run(stop))
-        try:
+        async with writing(writer):
             for number, (name, move, options) in enumerate(MOVES, 1):
                 await asyncio.sleep(BETWEEN)
                 lines = await command(move, str(tenant), *options, "--window", "90", "--json")
@@ -43,9 +42,6 @@ async def moves(
                 told[f"{name}_pause_ms"] = round(result["pause_ms"])
                 on_progress(number)
             await asyncio.sleep(BETWEEN)
-        finally:
-            stop.set()
-            await writing
         await command("complete", str(tenant), "--yes")
         lost = await writer.compare({tenant: "postgres"})
         sides = [one.side for one in writer.written.accepted]

@@ -9,11 +9,9 @@ import asyncpg
 import pytest
 from pymongo.errors import WriteError
 
-from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of
 from tests.support.world import once
 from worker.embedded import Services
-
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 
 
 async def test_a_tenant_moves_while_the_application_writes(services: Services, tmp_path: Path) -> None:

@@ -11,13 +11,12 @@ from uuid import UUID, uuid4
 import asyncpg
 from pymongo.errors import WriteError
 
-from tests.support.moving import application, cutover, moving, phase, tenants_of, until_phase
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
 from tests.support.world import World, once
 from worker.embedded import Services
 from worker.embedded.state import free_port
 from worker.failpoints import EXIT_CODE
 
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 FORWARD = {
     "cutover.draining": "mongo",
     "cutover.fence_decided": "mongo",

@@ -13,11 +13,10 @@ from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
 from tests.support.edges import begins, bring, held, kept, nowhere_else, writable, written
-from tests.support.moving import moving, tenants_of
+from tests.support.moving import looked_after, tenants_of
 from tests.support.replica_set import MEMBERS, ReplicaSet, replica_set
 from tests.support.world import World
 from worker.embedded import Services
-from worker.embedded.state import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Where the move stands, how its primary goes, and where the tenant ends; None: in either.
@@ -43,11 +42,9 @@ async def members(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rep
 async def w(
     services: Services, members: ReplicaSet, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
-    env = {"CROSSFADE_RECONCILE_FULL_EVERY": "3", "CROSSFADE_CONTROL_PORT": str(free_port(set()))}
     directory = tmp_path_factory.mktemp("elections")
-    async with moving(services, directory, documents=150, mongo_uri=members.uri, **env) as made:
+    async with looked_after(services, directory, documents=150, mongo_uri=members.uri) as made:
         try:
-            await made.start("control", "control")
             yield made
         finally:
             await members.healed()  # or the world's databases could not be removed

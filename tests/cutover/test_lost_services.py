@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import WITHIN, begins, bring, held, kept, nowhere_else, writable, written
-from tests.support.moving import moving, phase, tenants_of
+from tests.support.moving import looked_after, phase, tenants_of
 from tests.support.paused import paused
 from tests.support.world import World, once
 from worker.embedded import Services
-from worker.embedded.state import ServiceName, free_port
+from worker.embedded.state import ServiceName
 from worker.failpoints import EXIT_CODE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,11 +57,9 @@ LOST = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     directory = tmp_path_factory.mktemp("services")
-    env = {"CROSSFADE_RECONCILE_FULL_EVERY": "3", "CROSSFADE_CONTROL_PORT": str(free_port(set()))}
     try:
         own = await Services.up(directory)
-        async with moving(own, tmp_path_factory.mktemp("lost"), documents=150, **env) as made:
-            await made.start("control", "control")
+        async with looked_after(own, tmp_path_factory.mktemp("lost"), documents=150) as made:
             yield made
     finally:
         await Services.down(directory)

@@ -11,12 +11,11 @@ from uuid import uuid4
 
 import orjson
 
-from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
 from worker.embedded.state import free_port
 
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 FAULT = """
 INSERT INTO crossfade.way_back_fault (tenant_id, kind, namespace, subject, reason)
 VALUES ($1, 'unmapped', 's.leads', 'shoe_size', 'the mapping does not know it')

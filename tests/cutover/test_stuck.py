@@ -14,10 +14,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import LEAD, WITHIN, bring, held, in_postgres, nowhere_else, writable, written
-from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.moving import application, cutover, looked_after, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
-from worker.embedded.state import free_port
 
 CLOSE_WITHIN = 0.4  # seconds that closing PostgreSQL waits for a tenant's writers
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,9 +26,7 @@ FORCE = ("--force", "open-transactions-postgresql")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def w(services: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    env = {"CROSSFADE_RECONCILE_FULL_EVERY": "3", "CROSSFADE_CONTROL_PORT": str(free_port(set()))}
-    async with moving(services, tmp_path_factory.mktemp("stuck"), documents=200, **env) as made:
-        await made.start("control", "control")
+    async with looked_after(services, tmp_path_factory.mktemp("stuck"), documents=200) as made:
         yield made
 
 

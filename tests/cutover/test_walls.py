@@ -13,11 +13,9 @@ import pytest
 from pymongo import InsertOne
 from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 
-from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
-
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 
 
 async def refused(work: Awaitable[object], *states: str) -> None:

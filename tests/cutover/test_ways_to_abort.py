@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from tests.support.moving import application, cutover, moving, phase, tenants_of
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of
 from tests.support.way_back import brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
 
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 SPOIL = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
 
 

@@ -106,5 +106,8 @@ async def _at_rest(run: Run) -> None:
 def no_traceback(run: Run) -> None:
     """`Failed` where a process told one."""
     for log in run.w.directory.glob("*.log"):
-        if "Traceback" in log.read_text():
-            raise Failed(f"{log.stem} told a traceback")
+        _, found, told = log.read_text().partition("Traceback")
+        if found:
+            error = Failed(f"{log.stem} told a traceback")
+            error.add_note(f"{log.stem}: {told[:2500]}")
+            raise error

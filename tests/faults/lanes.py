@@ -66,6 +66,9 @@ class Step(NamedTuple):
     pause: float
 
 
+_LAST = Step("undisturbed", _THERE[0], _BACK[0], 0.0, 60, 4.0, 0.0)
+
+
 def steps(seed: str) -> Iterator[Step]:
     """Yield a lane's steps, without end."""
     rng = Random(seed)
@@ -118,6 +121,14 @@ class Lane:
                 await self._discard()
             await self._step(step, home)
             await asyncio.sleep(step.pause)
+
+    async def move_at_last(self) -> None:
+        """Move once more, when nothing is in the way."""
+        while (home := await self._home()) is None:  # noqa: ASYNC110 - PostgreSQL tells
+            await asyncio.sleep(0.1)
+        if home == "mongo":
+            await self._discard()
+        await self._step(_LAST, home)
 
     async def _home(self) -> str | None:
         phases = {one.phase for one in (await standing(self._run.w, self.tenants)).values()}

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from examples.spaces.moved_writer import MovedWriter, application, away_of, two_writers
+from examples.spaces.meanwhile import writing
+from examples.spaces.moved_writer import MovedWriter, application, two_writers
 from tests.faults.faults import WHILE_MOVING, choose
 from tests.faults.harness import SETTLE_SECONDS, no_traceback, proxied
 from tests.faults.lanes import Lane, standing
 from tests.faults.run import Failed, Report, Run
 from tests.faults.walls import Walls
+from tests.support.edges import away
 from tests.support.moving import prepared, tenants_of
 from tests.support.wall_clock import WallClocks
 from tests.support.way_back import assert_both_ways_equal, brought_back
@@ -35,10 +36,6 @@ WITHIN = 5.0
 own pause's limit comes on top."""
 _NEVER = 120.0
 _SETTLED = frozenset({"mongo", "postgres", "complete"})
-_TRANSITIONS = """
-SELECT tenant_id, from_phase::text, to_phase::text, extract(epoch FROM at)::float8
-FROM crossfade.transition ORDER BY transition_id
-"""
 _NOT_ROGUE = "SELECT count(*) FROM crossfade.dead_letter WHERE state = 'dead' AND kind <> 'rogue'"
 _STRANGERS = "SELECT count(*) FROM crossfade.dead_letter WHERE kind = 'rogue' AND row_id <> ALL($1::uuid[])"
 _DISCARD = "UPDATE crossfade.dead_letter SET state = 'discarded' WHERE state = 'dead'"
@@ -129,9 +126,12 @@ async def run_moved_seed(
                 for name in ("control second", "reverse second", "apply second"):
                     if rng.random() < 0.3:
                         run.keep(name)
-                async with _writing(writer):
+                async with writing(writer):
                     for _ in range(rounds):
                         await _round(moved, seconds)
+                    await run.together(_recovered(w))
+                    # So that each run has a move, however long all took to be whole again.
+                    await run.together(lanes[0].move_at_last())
                 await _at_rest(moved)
                 await _completed(moved)
             no_traceback(run)
@@ -145,17 +145,6 @@ async def run_moved_seed(
             raise
         finally:
             await run.end()
-
-
-@asynccontextmanager
-async def _writing(writer: MovedWriter) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    running = asyncio.create_task(writer.run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await running
 
 
 async def _round(moved: _Moved, seconds: float) -> None:
@@ -182,8 +171,9 @@ async def _round(moved: _Moved, seconds: float) -> None:
 
 
 async def _recovered(w: World) -> None:
-    """Wait until tenants may move again: what is written in MongoDB is soon in PostgreSQL."""
+    """Wait until tenants may move again: what is written in one database is soon in the other."""
     await w.until_value(_IN_TIME, 1, SETTLE_SECONDS)
+    await brought_back(w, SETTLE_SECONDS, drained=False)
 
 
 async def _moved(moving: asyncio.Future[list[None]]) -> None:
@@ -243,13 +233,7 @@ async def _at_rest(moved: _Moved) -> None:
         raise Failed(f"{len(wrong)} leads are not as acknowledged: {wrong[:5]}")
     if lost := writer.written.not_there:
         raise Failed(f"{len(lost)} writes did not find what had been acknowledged: {lost[:3]}")
-    connection = await w.connect()
-    try:
-        rows = await connection.fetch(_TRANSITIONS)
-    finally:
-        await connection.close()
-    away = away_of((UUID(int=row[0].int), *row[1:]) for row in rows)
-    if both := two_writers(writer.written.accepted, away):
+    if both := two_writers(writer.written.accepted, await away(w)):
         raise Failed(f"{len(both)} writes were taken by the database that had not the tenant: {both[:5]}")
     if other := await w.value(_NOT_ROGUE):
         raise Failed(f"{other} dead letters that nobody caused")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -22,8 +23,7 @@ from tests.faults.run import Failed, Run
 from tests.support.moving import application
 
 _LEADS = 8
-_REFUSED_BY_MONGODB = 121
-_REFUSED = ("XF001", "40001")
+_REFUSED = (121, "XF001", "40001")
 _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, 'a@b.example', 'raw')"
 _WITHIN = 20.0
 _AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PyMongoError)
@@ -91,52 +91,56 @@ class Walls:
         return f"a raw write under a snapshot {seconds:.1f} s old: {told}"
 
     async def _in_mongo(self, tenant: UUID, lead: UUID, seconds: float = 0.0) -> str:
-        document = {"_id": lead, "tenantId": tenant, "email": "a@b.example", "name": "raw"}
-        sent = time.time()
-        try:
-            async with asyncio.timeout(_WITHIN):
-                if seconds:
-                    async with await self._run.w.client.start_session() as session:
-                        session.start_transaction(write_concern=WriteConcern("majority"))
-                        await self._leads.insert_one(document, session=session)
-                        await asyncio.sleep(seconds)
-                        sent = time.time()
-                        await session.commit_transaction()
-                else:
-                    await self._leads.insert_one(document)
-        except OperationFailure as error:
-            if error.code != _REFUSED_BY_MONGODB:
-                return f"unclear ({error.code})"
-            self.refused += 1
-            return "refused"
-        except _AWAY as error:
-            return f"unclear ({type(error).__name__})"
-        self._writer.other(tenant, "mongo", sent, lead, "raw")
-        return "taken"
+        return await self._tried("mongo", tenant, lead, self._mongo_writes(tenant, lead, seconds))
 
     async def _in_postgres(self, tenant: UUID, lead: UUID, seconds: float = 0.0, isolation: str = "") -> str:
+        work = self._postgres_writes(tenant, lead, seconds, isolation)
+        return await self._tried("postgres", tenant, lead, work)
+
+    async def _tried(self, side: str, tenant: UUID, lead: UUID, work: Coroutine[Any, Any, float]) -> str:
+        """Do a write, and record it where it was acknowledged. ``work`` returns when that was sent."""
         try:
-            async with asyncio.timeout(_WITHIN), application(self._run.w, tenant) as app:
-                transaction = app.transaction(isolation=isolation or "read_committed")  # pyright: ignore
-                await transaction.start()
-                if isolation:
-                    await app.fetchval("SELECT count(*) FROM leads")
-                    await asyncio.sleep(seconds)
-                    await app.execute(_INSERT, lead, tenant)
-                else:
-                    await app.execute(_INSERT, lead, tenant)
-                    await asyncio.sleep(seconds)
-                sent = time.time()
-                await transaction.commit()
-        except asyncpg.PostgresError as error:
-            if error.sqlstate not in _REFUSED:
-                return f"unclear ({error.sqlstate})"
+            async with asyncio.timeout(_WITHIN):
+                sent = await work
+        except (OperationFailure, asyncpg.PostgresError) as error:
+            code = error.code if isinstance(error, OperationFailure) else error.sqlstate
+            if code not in _REFUSED:
+                return f"unclear ({code})"
             self.refused += 1
             return "refused"
         except _AWAY as error:
             return f"unclear ({type(error).__name__})"
-        self._writer.other(tenant, "postgres", sent, lead, "raw")
+        self._writer.other(tenant, side, sent, lead, "raw")
         return "taken"
+
+    async def _mongo_writes(self, tenant: UUID, lead: UUID, seconds: float) -> float:
+        document = {"_id": lead, "tenantId": tenant, "email": "a@b.example", "name": "raw"}
+        sent = time.time()
+        if not seconds:
+            await self._leads.insert_one(document)
+            return sent
+        async with await self._run.w.client.start_session() as session:
+            session.start_transaction(write_concern=WriteConcern("majority"))
+            await self._leads.insert_one(document, session=session)
+            await asyncio.sleep(seconds)
+            sent = time.time()
+            await session.commit_transaction()
+        return sent
+
+    async def _postgres_writes(self, tenant: UUID, lead: UUID, seconds: float, isolation: str) -> float:
+        async with application(self._run.w, tenant) as app:
+            transaction = app.transaction(isolation=isolation or "read_committed")  # pyright: ignore
+            await transaction.start()
+            if isolation:
+                await app.fetchval("SELECT count(*) FROM leads")
+                await asyncio.sleep(seconds)
+                await app.execute(_INSERT, lead, tenant)
+            else:
+                await app.execute(_INSERT, lead, tenant)
+                await asyncio.sleep(seconds)
+            sent = time.time()
+            await transaction.commit()
+        return sent
 
     async def _rogue(self) -> str:
         """Delete, move, or write past the validator a lead of a tenant that has left MongoDB."""

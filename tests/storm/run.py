@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from examples.spaces.meanwhile import writing
 from examples.spaces.moved_writer import Accepted, Away, Wrong, application, away_of, two_writers
 from tests.support.moving import moving, tenants_of
 from tests.support.world import World, once
@@ -66,12 +67,13 @@ async def storm(
     rate: float,
     moves: int,
     seconds: float,
+    deadline: float = 1.0,
     tell: Tell = lambda line: None,
 ) -> Storm:
     """Let ``moves`` cutovers and as many rollbacks happen while ``rate`` writes a second go on.
 
     Before each ten of them it writes for ``seconds`` in which nothing moves, to compare with: machines do
-    not stay as fast as they are. A fifth of the tenants never moves.
+    not stay as fast as they are. A fifth of the tenants never moves. ``deadline``: of each move, seconds.
     """
     result = Storm()
     fast = {"CROSSFADE_RECONCILE_FULL_EVERY": "3"}
@@ -81,14 +83,9 @@ async def storm(
         movers, staying = everyone[tenants // 5 or 1 :], set(everyone[: tenants // 5 or 1])
         dsn = services.dsn("application_role", w.name)
         async with application(dsn, w.mongo, everyone, rate, 7) as writer:
-            stop = asyncio.Event()
-            writing = asyncio.create_task(writer.run(stop))
             calm: list[tuple[float, float]] = []
-            try:
-                await _moves(w, movers, moves, seconds, calm, result, tell)
-            finally:
-                stop.set()
-                await writing
+            async with writing(writer):
+                await _moves(w, movers, moves, seconds, deadline, calm, result, tell)
             written = writer.written
             for one in written.accepted:
                 if one.tenant in staying:
@@ -108,6 +105,7 @@ async def _moves(
     movers: list[UUID],
     moves: int,
     seconds: float,
+    deadline: float,
     calm: list[tuple[float, float]],
     result: Storm,
     tell: Tell,
@@ -122,15 +120,16 @@ async def _moves(
         place += len(batch)
         for command in ("cutover", "rollback"):
             began = time.monotonic()
-            await _move(w, command, batch, result)
+            await _move(w, command, batch, deadline, result)
             result.batches.append(time.monotonic() - began)
         done += len(batch)
         there, back = result.batches[-2:]
         tell(f"{done} of {moves} there and back ({there:.1f} and {back:.1f} s)")
 
 
-async def _move(w: World, command: str, batch: list[UUID], result: Storm) -> None:
+async def _move(w: World, command: str, batch: list[UUID], deadline: float, result: Storm) -> None:
     given = (*map(str, batch), "--at-once", str(_AT_ONCE), "--window", "120", "--json")
+    given += ("--deadline", str(deadline))
     code, told = await once(w, command, *given, within=_BATCH * 130 / _AT_ONCE)
     start = told.find("[\n")
     assert start >= 0, told

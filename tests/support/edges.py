@@ -15,12 +15,12 @@ import orjson
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import PyMongoError
 
-from examples.spaces.moved_writer import Away, MovedWriter, application, two_writers
-from tests.support.moving import phase, until_phase
+from examples.spaces.meanwhile import writing
+from examples.spaces.moved_writer import Away, MovedWriter, application, away_of, two_writers
+from tests.support.moving import LEAD, phase, until_phase
 from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
 
-LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 WITHIN = 5.0
 """Seconds after a fault's end, or after the longest pause, in which a tenant must be writable again."""
 _ANSWER = 1.0  # seconds that a database has to take a write, before it counts as away
@@ -187,13 +187,8 @@ async def written(w: World, *tenants: UUID, rate: float = 30) -> AsyncIterator[M
     """
     dsn = w.services.dsn("application_role", w.name)
     async with application(dsn, w.mongo, tenants, rate, 7) as writer:
-        stop = asyncio.Event()
-        writing = asyncio.create_task(writer.run(stop))
-        try:
+        async with writing(writer):
             yield writer
-        finally:
-            stop.set()
-            await writing
         await brought_back(w)
         await w.settled()
         sides = {tenant: await phase(w, tenant) for tenant in tenants}
@@ -213,19 +208,7 @@ async def away(w: World) -> list[Away]:
         rows = await connection.fetch(_MOVES)
     finally:
         await connection.close()
-    ended: list[Away] = []
-    begun: dict[UUID, Away] = {}
-    for row in rows:
-        tenant, step, at = UUID(int=row[0].int), (row[1], row[2]), row[3]
-        if step == ("draining", "postgres"):
-            begun[tenant] = Away(tenant, at, None, None)
-        elif step == ("postgres", "rolling_back"):
-            begun[tenant] = begun[tenant]._replace(closed=at)
-        elif step == ("rolling_back", "postgres"):
-            begun[tenant] = begun[tenant]._replace(closed=None)  # it was closed for a moment
-        elif step == ("rolling_back", "opening"):
-            ended.append(begun.pop(tenant)._replace(opened=at))
-    return ended + list(begun.values())
+    return away_of((UUID(int=row[0].int), *row[1:]) for row in rows)
 
 
 @asynccontextmanager

@@ -14,7 +14,9 @@ import orjson
 
 from tests.support.world import PATIENCE, World, once, world
 from worker.embedded import Services
+from worker.embedded.state import free_port
 
+LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 CLEAN = """
 SELECT count(*) FROM crossfade.generation
 WHERE kind = 'full' AND finished_at IS NOT NULL AND unclean = '{}'
@@ -43,6 +45,17 @@ async def moving(
         await w.settled()
         await w.start("reconcile", "reconcile")
         await prepared(w)
+        yield w
+
+
+@asynccontextmanager
+async def looked_after(
+    services: Services, directory: Path, *, documents: int, mongo_uri: str | None = None
+) -> AsyncIterator[World]:
+    """Yield a world whose tenants may move again and again, while `crossfade control` runs."""
+    env = {"CROSSFADE_RECONCILE_FULL_EVERY": "3", "CROSSFADE_CONTROL_PORT": str(free_port(set()))}
+    async with moving(services, directory, documents=documents, mongo_uri=mongo_uri, **env) as w:
+        await w.start("control", "control")
         yield w
 
 

@@ -17,6 +17,8 @@ from worker.mongo.client import connect
 from worker.postgres import outbox
 from worker.postgres.capture import capture_faults, install_capture
 
+_WAITING = "SELECT EXISTS (SELECT FROM crossfade.outbox)"
+
 
 async def install(w: World) -> None:
     """Capture the application's writes."""
@@ -57,13 +59,16 @@ async def application(w: World, tenant: UUID) -> AsyncIterator[asyncpg.Connectio
         await connection.close()
 
 
-async def brought_back(w: World, seconds: float = PATIENCE) -> None:
-    """Wait until MongoDB has all that was committed in PostgreSQL before: as a rollback does (R3)."""
+async def brought_back(w: World, seconds: float = PATIENCE, *, drained: bool = True) -> None:
+    """Wait until MongoDB has all that was committed in PostgreSQL before: as a rollback does (R3).
+
+    ``drained`` false: while the application writes on, only that the way back goes.
+    """
     connection, client = await w.connect(), await connect(w.env["CROSSFADE_MONGO_URI"], "test")
     barrier = uuid4()
     try:
         async with asyncio.timeout(seconds):
-            while await connection.fetchval("SELECT EXISTS (SELECT FROM crossfade.outbox)"):  # noqa: ASYNC110
+            while drained and await connection.fetchval(_WAITING):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             await outbox.ask_barrier(connection, barrier)
             while not await reverse.arrived(client, barrier):  # noqa: ASYNC110

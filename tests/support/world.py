@@ -21,6 +21,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from examples.spaces import oracle
 from examples.spaces.generate import Generator
 from examples.spaces.ledger import Ledger
+from examples.spaces.meanwhile import writing
 from examples.spaces.writer import Writer
 from schema import migrate
 from tests.support.removal import remove
@@ -227,13 +228,8 @@ class World:
     async def writes(self, rate: float, seed: int = 5) -> AsyncIterator[Writer]:
         """Let the application write while the block runs; at its end every write's outcome is known."""
         writer = Writer(self.client, self.name, rate, seed, ledger=self.ledger)
-        stop = asyncio.Event()
-        running = asyncio.create_task(writer.run(stop))
-        try:
+        async with writing(writer):
             yield writer
-        finally:
-            stop.set()
-            await running
 
     async def until(self, told: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for a condition of this process."""
