@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection as Some
 from typing import Any, NamedTuple
 
+import structlog
+from bson import Binary
 from pymongo.errors import PyMongoError
 
-from worker.mongo.client import Client, told_clearly
+from worker.mongo.client import OURS, Client, told_clearly
+
+_log = structlog.get_logger()
 
 
 class OpenTransaction(NamedTuple):
@@ -51,6 +55,32 @@ async def open_transactions(client: Client, older: float) -> list[OpenTransactio
             prepared = "timePreparedMicros" in told
             found.append(OpenTransaction(_hex(one["lsid"]["id"]), seconds, where or "?", prepared))
     return sorted(found, key=lambda one: -one.seconds)
+
+
+async def end_left(client: Client, role: str, idle: float) -> int:
+    """End the transactions that a process of ours was killed in; return how many there were.
+
+    MongoDB ends them by itself after 60 s, until which they hold what they wrote, and each collMod. Known by
+    the ``role`` of their client and by ``idle`` seconds in which it asked nothing: where it lives after all,
+    it gets an error that passes. Errors as those of `told_clearly`.
+    """
+    pipeline: list[dict[str, Any]] = [
+        {"$currentOp": {"allUsers": False, "idleSessions": True, "localOps": True}},
+        {
+            "$match": {
+                "active": False,
+                "transaction.parameters.autocommit": False,
+                "transaction.timeInactiveMicros": {"$gte": idle * 1e6},
+                "appName": f"{OURS}{role}",
+            }
+        },
+    ]
+    with told_clearly():
+        left = [{"id": Binary.from_uuid(one["lsid"]["id"])} async for one in client.admin.aggregate(pipeline)]
+        if left:
+            await client.admin.command("killSessions", left)
+            _log.warning("ended transactions that a killed process had left open", count=len(left), of=role)
+    return len(left)
 
 
 async def index_builds(client: Client, namespaces: Some[str]) -> list[IndexBuild]:

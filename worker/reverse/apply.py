@@ -52,6 +52,7 @@ class ReverseApplier:
         self._tell = tell
         self._free = asyncio.Semaphore(_CHUNKS_AT_ONCE)
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._closing = False
         self.acknowledge: Acknowledge | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -65,11 +66,20 @@ class ReverseApplier:
         place = record.topic, record.partition
         self._last[place] = asyncio.create_task(self._behind(self._last.get(place), place, event))
 
+    async def close(self, within: float) -> None:
+        """Begin no other chunk, and wait ``within`` seconds for those under way.
+
+        A transaction that is left open holds its documents, and every collMod, for 60 s.
+        """
+        self._closing = True
+        if self._last:
+            await asyncio.wait(self._last.values(), timeout=within)
+
     async def _behind(self, before: asyncio.Task[None] | None, place: tuple[str, int], event: Any) -> None:
         try:
             if before is not None:
                 await before
-            if not self.failed.done():
+            if not self.failed.done() and not self._closing:
                 await self._whole(event)
         except Exception as error:
             if not self.failed.done():

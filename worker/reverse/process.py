@@ -17,7 +17,7 @@ from worker.broker.faust_app import build
 from worker.broker.producer import Producer, Takes
 from worker.errors import CrossfadeError, Fatal, ServiceUnavailable
 from worker.mapping import hashes, load
-from worker.mongo import reverse
+from worker.mongo import in_the_way, reverse
 from worker.mongo.client import Client, connect
 from worker.postgres import mapping_versions, outbox
 from worker.postgres.connect import Connection
@@ -32,9 +32,12 @@ from worker.settings import Settings
 
 _log = structlog.get_logger()
 
+ROLE = "reverse"
 CHUNK = 500  # records of one partition fetched at once
 STOP_WITHIN = 5.0  # seconds for Faust to leave its group
+CLOSE_WITHIN = 3.0  # seconds for what is being written into MongoDB
 TOLD_EVERY = 1.0  # seconds between looks at what waits
+IDLE = 2.0  # seconds after which an open transaction, in which nothing happens, is a killed process's
 MARGIN = 1_000_000  # versions that may be in Kafka and not in MongoDB, where PostgreSQL was put back
 _FAR = 2**62  # an offset beyond all: the group's own is where to begin
 
@@ -47,7 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     mapping = load(settings.mapping)
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
-        client = await connect(settings.mongo_uri.get_secret_value(), "reverse")
+        client = await connect(settings.mongo_uri.get_secret_value(), ROLE)
         stack.callback(client.close)
         connection = await connect_postgres(dsn, "reverse", statement_timeout=90)
         stack.callback(connection.terminate)
@@ -91,7 +94,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 applier, f"Kafka does not list {count} of the reverse topics"
             ),
         )
-        await _until(stop, publisher, applier, app, dsn)
+        aside = [asyncio.create_task(_look(dsn)), asyncio.create_task(_tidy(client))]
+        await _until(stop, publisher, applier, app, aside)
     _log.info("the way back stopped")
 
 
@@ -104,17 +108,26 @@ async def _prepare(client: Client, connection: Connection) -> None:
 
 
 async def _until(
-    stop: asyncio.Event, publisher: ReversePublisher, applier: ReverseApplier, app: Any, dsn: str
+    stop: asyncio.Event,
+    publisher: ReversePublisher,
+    applier: ReverseApplier,
+    app: Any,
+    aside: Sequence[asyncio.Task[None]],
 ) -> None:
     publishing = asyncio.create_task(publisher.run(stop))
-    looking = asyncio.create_task(_look(dsn))
     stopping = asyncio.create_task(stop.wait())
     ended = asyncio.create_task(_started_and_ended(app))
     _log.info("bringing writes back")
     await asyncio.wait({publishing, stopping, ended, applier.failed}, return_when=asyncio.FIRST_COMPLETED)
     if stopping.done():
         await asyncio.wait({publishing}, timeout=STOP_WITHIN)
-    looking.cancel()
+    for task in aside:
+        task.cancel()
+    await applier.close(CLOSE_WITHIN)
+    if not app.crashed:  # else its partitions would have no reader until Kafka misses this one
+        app.conf.stream_wait_empty = False  # what was read and not written will be read again
+        leaving = asyncio.create_task(app.stop())
+        await asyncio.wait({leaving}, timeout=STOP_WITHIN)
     if applier.failed.done():
         applier.failed.result()
     if publishing.done():
@@ -125,8 +138,6 @@ async def _until(
             raise Fatal(f"PostgreSQL ended the publisher's session ({describe(error)})") from None
     if not stopping.done():
         raise Fatal(f"the Kafka consumer ended ({type(app.crash_reason).__name__})", remedy="start it again")
-    leaving = asyncio.create_task(app.stop())
-    await asyncio.wait({leaving}, timeout=STOP_WITHIN)
 
 
 async def _started_and_ended(app: Any) -> None:
@@ -175,6 +186,14 @@ class _Faults:
                 return
             except (CrossfadeError, *FAULTS):
                 await asyncio.sleep(delay)
+
+
+async def _tidy(client: Client) -> None:
+    """End what a killed process of ours has left open: it would hold up writes, and moves, for 60 s."""
+    while True:
+        with suppress(CrossfadeError):
+            await in_the_way.end_left(client, ROLE, IDLE)
+        await asyncio.sleep(TOLD_EVERY)
 
 
 async def _look(dsn: str) -> None:
