@@ -31,6 +31,8 @@ _TENANT = "SELECT set_config('app.current_tenant_id', $1, true)"
 _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, $3, $4)"
 _UPDATE = "UPDATE leads SET name = $2 WHERE id = $1"
 _DELETE = "DELETE FROM leads WHERE id = $1"
+_AT_ONCE = 100
+"""As many as the driver has connections: a transaction must not wait for one of those that wait for it."""
 _KEPT = 50  # leads of a tenant below which none is deleted
 
 
@@ -107,7 +109,7 @@ class MovedWriter:
         began, under_way = time.monotonic(), set[asyncio.Task[None]]()
         while not stop.is_set():
             due = int((time.monotonic() - began) * self._rate)
-            while self._count < due and len(under_way) < 500:
+            while self._count < due and len(under_way) < _AT_ONCE:
                 self._count += 1
                 task = asyncio.create_task(self._one(self._random.choice(self._tenants), self._count))
                 under_way.add(task)

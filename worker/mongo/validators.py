@@ -51,6 +51,8 @@ LOCKS, SET_ASIDE = "fence_lock", "fence_set_aside"
 _MARGIN = 1.0  # seconds for which the lock is held beyond what a collMod of it may take
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _ASK_EVERY = 0.003
+_FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
+_REST = 2  # times as long writers go on before the next one
 _NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
@@ -177,26 +179,48 @@ class Validators:
         within: float,
         live: Mapping[str, Validation],
     ) -> None:
+        """Send one, which waits but a moment for the collection, until it gets it.
+
+        All writers wait behind it. When they hold the application's last connections, then so do the
+        transactions that it waits for, and none of them comes to its end before it gives up.
+        """
         command = {
             "collMod" if str(collection) in live else "create": collection.name,
             "validator": dict(wanted.validator),
             "validationLevel": wanted.level,
             "validationAction": wanted.action,
-            "maxTimeMS": max(1, round(within * 1000)),
             "comment": attempt,
             "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
         }
+        until, patience = time.monotonic() + within, _FIRST_PATIENCE
+        while (left := until - time.monotonic()) > 0:
+            rest = _REST * patience
+            waits = patience if patience + rest < left else left
+            if await self._sent(collection, command | {"maxTimeMS": max(1, round(waits * 1000))}):
+                return
+            await asyncio.sleep(min(rest, max(0.0, until - time.monotonic())))
+            patience *= 2
+        raise InTheWay(str(collection), "an open transaction, or many writes, hold it")
+
+    async def _sent(self, collection: Collection, command: dict[str, Any]) -> bool:
+        """Send a collMod; return whether it got the collection in its time."""
         try:
             reply = await self._client[collection.database].command(command)
-            if "writeConcernError" in reply:  # which `command` does not raise
-                raise InTheWay(str(collection), "no majority of the replica set answers")
         except OperationFailure as error:
-            if error.code in (_TIMED_OUT, _KILLED):
-                raise InTheWay(str(collection), "an open transaction, or many writes, hold it") from None
+            if error.code == _TIMED_OUT:
+                return False
+            if error.code == _KILLED:
+                raise InTheWay(str(collection), "another controller ended the collMod") from None
             if error.code == _INDEX_BUILD:
                 raise InTheWay(str(collection), "an index is being built there") from None
             if error.code not in (_EXISTS, _NOT_FOUND):  # made, or dropped, in this moment: look again
                 raise
+            return True
+        if (late := reply.get("writeConcernError")) is None:  # which `command` does not raise
+            return True
+        if late.get("code") == _TIMED_OUT:  # it is set, and the next one waits longer for a majority
+            return False
+        raise InTheWay(str(collection), "no majority of the replica set answers")
 
     async def _keep(self, own: Mapping[str, Validation]) -> None:
         """Note applications' own validations, before they are replaced."""

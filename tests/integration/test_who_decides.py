@@ -1,0 +1,145 @@
+"""Where decisions live (PROTOCOL.md D1, D2, D5, D6): the fence documents and the validators' lock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+from pymongo.errors import OperationFailure
+
+from tests.support.world import World, world
+from worker.embedded import Services
+from worker.mongo.fence_documents import DATABASE, FenceDocuments, State
+from worker.mongo.validators import LOCKS, InTheWay, Validators
+from worker.postgres import phases
+
+_PATIENT = 20_000  # milliseconds that a predecessor's collMod would wait
+
+
+@pytest_asyncio.fixture
+async def w(services: Services, tmp_path: Path) -> AsyncIterator[World]:
+    async with world(services, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def fences(w: World) -> FenceDocuments:
+    return FenceDocuments(w.client, w.name)
+
+
+async def _leaves(fences: FenceDocuments, tenant: UUID, epoch: int, by: str = "one") -> bool:
+    return await fences.leave({tenant: epoch}, {tenant: [tenant]}, by)
+
+
+async def _state(fences: FenceDocuments, tenant: UUID) -> tuple[int, State]:
+    found = (await fences.read())[tenant]
+    return found.epoch, found.state
+
+
+async def test_of_a_decision_and_an_abort_one_counts(fences: FenceDocuments) -> None:
+    """D1: each is one compare-and-set, however they meet."""
+    seen = set[State]()
+    for number in range(60):
+        tenant = uuid4()
+        assert await _leaves(fences, tenant, 1)
+        both = [fences.decide_left({tenant: 1}, "one"), fences.decide_abort({tenant: 1}, "two")]
+        left, aborted = await asyncio.gather(*(both if number % 2 else reversed(both)))
+        if not number % 2:
+            left, aborted = aborted, left
+        assert [left, aborted].count(True) == 1, (left, aborted)
+        state = State.LEFT if left else State.ABORTING
+        assert await _state(fences, tenant) == (1, state)
+        assert not await fences.decide_abort({tenant: 1}, "two") or state is State.ABORTING
+        assert not await fences.decide_left({tenant: 1}, "one")
+        seen.add(state)
+    assert seen == {State.LEFT, State.ABORTING}
+
+
+async def test_a_decision_is_of_its_epoch_and_its_holder(fences: FenceDocuments) -> None:
+    """D1, D6: who stood still, or was never there, decides nothing."""
+    tenant = uuid4()
+    assert await _leaves(fences, tenant, 3)
+    for epoch in (2, 4):
+        assert not await fences.decide_left({tenant: epoch}, "one")
+        assert not await fences.decide_abort({tenant: epoch}, "one")
+    assert not await fences.decide_left({tenant: 3}, "two")
+    tenant = uuid4()
+    assert await _leaves(fences, tenant, 1)
+    assert await fences.decide_abort({tenant: 1}, "two")
+    assert await fences.come_home({tenant: 1}, State.ABORTING, "two")
+    assert await _leaves(fences, tenant, 2, "two")  # the next move, begun while the first holder stands still
+    assert not await fences.decide_left({tenant: 1}, "one")
+    assert not await fences.decide_abort({tenant: 1}, "one")
+    assert not await fences.come_home({tenant: 1}, State.ABORTING, "one")
+    assert await _state(fences, tenant) == (2, State.DRAINING)
+
+
+async def test_a_group_decides_as_one(fences: FenceDocuments) -> None:
+    """D1: when one of them was aborted, none has left."""
+    one, two = uuid4(), uuid4()
+    epochs = {one: 1, two: 1}
+    assert await fences.leave(epochs, {one: [one], two: [two]}, "one")
+    assert await fences.decide_abort({two: 1}, "two")
+    assert not await fences.decide_left(epochs, "one")
+    assert await _state(fences, one) == (1, State.DRAINING)
+
+
+async def test_an_abort_goes_through_the_document_though_it_is_home(fences: FenceDocuments) -> None:
+    """D2: what the first controller sends late finds the move aborted; with a document of before, or none."""
+    tenant = uuid4()
+    for epoch in (1, 2):
+        assert await fences.decide_abort({tenant: epoch}, "control")
+        assert await fences.come_home({tenant: epoch}, State.ABORTING, "control")
+        assert not await _leaves(fences, tenant, epoch)
+        assert await _state(fences, tenant) == (epoch, State.HOME)
+    assert await _leaves(fences, tenant, 3)
+
+
+async def test_what_a_predecessor_sent_is_ended_first(w: World, fences: FenceDocuments) -> None:
+    """D5: a collMod of a dead controller waits for its collection, and would take effect after the next."""
+    tenant, attempt = uuid4(), "crossfade a dead controller's"
+    assert await _leaves(fences, tenant, 1)
+    validators = Validators(w.client, w.mapping, w.name, "test")
+    await validators.fence([tenant], 5.0)
+    fenced = (await w.mongo.command("listCollections", filter={"name": "leads"}))["cursor"]["firstBatch"][0]
+    assert await fences.decide_abort({tenant: 1}, "control")
+    await w.client[DATABASE][LOCKS].update_one({"_id": w.name}, {"$set": {"attempt": attempt}})
+    late = {
+        "collMod": "leads",
+        "validator": fenced["options"]["validator"],
+        "maxTimeMS": _PATIENT,
+        "comment": attempt,
+    }
+    async with await w.client.start_session() as session:
+        session.start_transaction()
+        await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+        sent = asyncio.ensure_future(w.mongo.command(late))
+        pipeline = [{"$currentOp": {"allUsers": True}}, {"$match": {"command.comment": attempt}}]
+        waits = lambda: w.client.admin.aggregate(pipeline).to_list(1)  # noqa: E731
+        await w.until_async("it waits", waits)
+        with pytest.raises(InTheWay):  # ours cannot have the collection either
+            await validators.heal(0.2)
+        with pytest.raises(OperationFailure, match="interrupted"):
+            await asyncio.wait_for(sent, 5)
+        await session.abort_transaction()
+    await validators.heal(5.0)
+    assert not await validators.wrong()
+
+
+async def test_one_holds_a_tenants_move(w: World) -> None:
+    """D6: of two controllers one is told so."""
+    tenant, other = uuid4(), uuid4()
+    one, two = await w.connect(), await w.connect()
+    try:
+        assert await phases.try_hold(one, [tenant])
+        assert not await phases.try_hold(two, [other, tenant])
+        assert await phases.try_hold(one, [other]), "whoever got not all of them holds none"
+        one.terminate()
+        await w.until_async("its session ends", lambda: phases.try_hold(two, [tenant]))
+    finally:
+        one.terminate()
+        two.terminate()
