@@ -26,7 +26,8 @@ _LEADS = 8
 _REFUSED = (121, "XF001", "40001")
 _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, 'a@b.example', 'raw')"
 _WITHIN = 20.0
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PyMongoError)
+_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_AWAY = (OSError, TimeoutError, *_LOST, PyMongoError)
 
 
 class Walls:
