@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tests.faults.faults import choose, delete_topic
@@ -18,6 +17,7 @@ from tests.faults.run import Failed, Report, Run
 from tests.support.wall_clock import WallClocks
 from tests.support.world import World, world
 from worker.embedded import Services
+from worker.postgres.faults import FAULTS
 
 _LOOK_EVERY = 0.2  # seconds
 _REAL = "SELECT kind, collection, row_id::text, reason FROM crossfade.mismatch WHERE state = 'real' LIMIT 3"
@@ -100,7 +100,7 @@ async def _lag(run: Run) -> None:
 async def _watch(w: World) -> None:
     """Look at what the reconciler has found, whether PostgreSQL is there or not; `Failed` at an alarm."""
     while True:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*FAULTS):
             connection = await asyncio.wait_for(w.connect(), 5)
             try:
                 while True:

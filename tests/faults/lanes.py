@@ -11,12 +11,11 @@ from random import Random
 from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
-
 from tests.faults.run import Failed, Run
 from tests.support.world import World
 from worker import failpoints
 from worker.failpoints import EXIT_CODE
+from worker.postgres.faults import FAULTS
 
 _THERE = (
     failpoints.CUTOVER_DRAINING,
@@ -87,7 +86,7 @@ def steps(seed: str) -> Iterator[Step]:
 
 async def standing(w: World, tenants: Sequence[UUID]) -> dict[UUID, Standing]:
     """Return tenants' phases; nothing while PostgreSQL is away."""
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with suppress(*FAULTS):
         async with asyncio.timeout(5):
             connection = await w.connect()
             try:
@@ -136,7 +135,7 @@ class Lane:
 
     async def _discard(self) -> None:
         """Discard the tenants' rogue writes, as a person does who has looked at them."""
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*FAULTS):
             async with asyncio.timeout(5):
                 await self._run.w.execute(_ROGUES, self.tenants)
 

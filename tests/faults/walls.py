@@ -21,13 +21,13 @@ from examples.spaces.moved_writer import MovedWriter
 from tests.faults.lanes import Standing, standing
 from tests.faults.run import Failed, Run
 from tests.support.moving import application
+from worker.postgres.faults import FAULTS
 
 _LEADS = 8
 _REFUSED = (121, "XF001", "40001")
 _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, 'a@b.example', 'raw')"
 _WITHIN = 20.0
-_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_AWAY = (OSError, TimeoutError, *_LOST, PyMongoError)
+_AWAY = (*FAULTS, PyMongoError)
 
 
 class Walls:

@@ -20,6 +20,7 @@ from examples.spaces.moved_writer import Away, MovedWriter, application, away_of
 from tests.support.moving import LEAD, phase, until_phase
 from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
+from worker.postgres.faults import FAULTS
 
 WITHIN = 5.0
 """Seconds after a fault's end, or after the longest pause, in which a tenant must be writable again."""
@@ -63,7 +64,7 @@ async def in_postgres(w: World, tenant: UUID) -> bool:
             connection = await asyncpg.connect(dsn)
             await connection.execute("SELECT set_config('app.current_tenant_id', $1, false)", str(tenant))
             await connection.execute(LEAD, uuid4(), tenant)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except FAULTS as error:
         if getattr(error, "sqlstate", None) == _REFUSED_BY_POSTGRES:
             return False
         raise Silent(type(error).__name__) from None
