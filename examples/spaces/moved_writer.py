@@ -32,7 +32,7 @@ _INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, $3, $4
 _UPDATE = "UPDATE leads SET name = $2 WHERE id = $1"
 _DELETE = "DELETE FROM leads WHERE id = $1"
 _AT_ONCE = 100
-"""As many as the driver has connections: a transaction must not wait for one of those that wait for it."""
+"""As many as pymongo has connections: a transaction must not wait for one of those that wait for it."""
 _KEPT = 50  # leads of a tenant below which none is deleted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from uuid import UUID, uuid4
 
 from pymongo import AsyncMongoClient
@@ -12,10 +13,12 @@ from pymongo.errors import PyMongoError
 
 from tests.support.world import world
 from worker.embedded import Services
-from worker.mongo.validators import Validators
+from worker.mongo.validators import InTheWay, Validators
+from worker.retry import Backoff
 
-_BURST, _FENCES, _WITHIN = 400, 5, 1.0
+_BURST, _FENCES, _WITHIN = 240, 5, 1.0
 _THREADS = 4
+_LASTS, _TOGETHER = (0.4, 0.8), 6  # seconds that a transaction is open, and how many are
 
 
 async def test_writes_that_wait_for_a_fence_do_not_keep_it_waiting(
@@ -57,3 +60,38 @@ async def test_writes_that_wait_for_a_fence_do_not_keep_it_waiting(
                 # Some transactions are open now, whose second statement stands behind the other writes.
                 await w.until("it writes", lambda: done > before + 5)  # noqa: B023
                 await validators.fence((), _WITHIN)
+
+
+async def test_transactions_that_last_are_waited_for_at_last(services: Services, tmp_path: Path) -> None:
+    """Each begins while another one is open, so no short try ever finds none; those after a long one wait."""
+    stop = asyncio.Event()
+    async with (
+        world(services, tmp_path) as w,
+        AsyncMongoClient(services.mongo_uri, uuidRepresentation="standard") as client,
+    ):
+        leads = client[w.name]["leads"]
+        await leads.insert_one({"_id": uuid4(), "tenantId": uuid4()})
+
+        async def lasting(times: Random) -> None:
+            while not stop.is_set():
+                async with client.start_session() as session:
+                    await session.start_transaction()
+                    with suppress(PyMongoError):  # MongoDB lets it wait but for 5 ms where it has no lock yet
+                        await leads.insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+                        await asyncio.sleep(times.uniform(*_LASTS))
+                        await session.commit_transaction()
+
+        validators = Validators(w.client, w.mapping, w.name, "test")
+        lasts = [asyncio.create_task(lasting(Random(n))) for n in range(_TOGETHER)]
+        try:
+            for _ in range(3):
+                async with asyncio.timeout(30):
+                    for delay in Backoff(first=0.02, longest=0.5).delays():  # as an opening does
+                        try:
+                            await validators.fence((), _WITHIN)
+                            break
+                        except InTheWay:
+                            await asyncio.sleep(delay)
+        finally:
+            stop.set()
+            await asyncio.gather(*lasts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from worker.mongo.fence_documents import DATABASE, FenceDocuments, State
 from worker.mongo.validators import LOCKS, InTheWay, Validators
 from worker.postgres import phases
 
+_LATER = 1.0  # seconds in which a try that nobody waits for would be sent
 _PATIENT = 20_000  # milliseconds that a predecessor's collMod would wait
 
 
@@ -127,6 +129,32 @@ async def test_what_a_predecessor_sent_is_ended_first(w: World, fences: FenceDoc
             await asyncio.wait_for(sent, 5)
         await session.abort_transaction()
     await validators.heal(5.0)
+    assert not await validators.wrong()
+
+
+async def test_nothing_is_sent_once_the_lock_was_given_back(w: World, fences: FenceDocuments) -> None:
+    """D5: whoever is broken off twice no longer waits for its collMods, which rest between two tries."""
+    tenant = uuid4()
+    assert await _leaves(fences, tenant, 1)
+    validators = Validators(w.client, w.mapping, w.name, "test")
+    await validators.heal(5.0)
+    await validators.restore(5.0)  # the collections are there, and refuse nobody
+    async with await w.client.start_session() as session:
+        session.start_transaction()
+        await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+        fencing = asyncio.create_task(validators.fence([tenant], 5.0))
+        held = {"_id": w.name, "attempt": {"$ne": None}}
+        await w.until_async("it has the lock", lambda: w.client[DATABASE][LOCKS].find_one(held))
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            fencing.cancel()
+            await asyncio.sleep(0)
+        with suppress(asyncio.CancelledError):
+            await fencing
+        assert await fences.decide_abort({tenant: 1}, "control")
+        await session.abort_transaction()
+    await Validators(w.client, w.mapping, w.name, "other").heal(5.0)
+    await asyncio.sleep(_LATER)
     assert not await validators.wrong()
 
 

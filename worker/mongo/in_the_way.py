@@ -13,6 +13,8 @@ from worker.mongo.client import OURS, Client, told_clearly
 
 _log = structlog.get_logger()
 
+_IDLE = 2.0  # seconds
+
 
 class OpenTransaction(NamedTuple):
     """A transaction that is open in MongoDB. ``session``: its id in hex, as killSessions takes it."""
@@ -57,12 +59,13 @@ async def open_transactions(client: Client, older: float) -> list[OpenTransactio
     return sorted(found, key=lambda one: -one.seconds)
 
 
-async def end_left(client: Client, role: str, idle: float) -> int:
+async def end_left(client: Client, role: str, before: float) -> int:
     """End the transactions that a process of ours was killed in; return how many there were.
 
-    MongoDB ends them by itself after 60 s, until which they hold what they wrote, and each collMod. Known by
-    the ``role`` of their client and by ``idle`` seconds in which it asked nothing: where it lives after all,
-    it gets an error that passes. Errors as those of `told_clearly`.
+    MongoDB ends them by itself after 60 s, until which they hold what they wrote, and each collMod. They are
+    known by the ``role`` of their client, by their age, of more than ``before`` seconds, which is the
+    caller's own: so it ends none of its own; and by having been idle for long. Where the other lives after
+    all, it gets an error that passes. Errors as those of `told_clearly`.
     """
     pipeline: list[dict[str, Any]] = [
         {"$currentOp": {"allUsers": False, "idleSessions": True, "localOps": True}},
@@ -70,7 +73,8 @@ async def end_left(client: Client, role: str, idle: float) -> int:
             "$match": {
                 "active": False,
                 "transaction.parameters.autocommit": False,
-                "transaction.timeInactiveMicros": {"$gte": idle * 1e6},
+                "transaction.timeOpenMicros": {"$gte": before * 1e6},
+                "transaction.timeInactiveMicros": {"$gte": _IDLE * 1e6},
                 "appName": f"{OURS}{role}",
             }
         },

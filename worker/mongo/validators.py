@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -52,6 +53,7 @@ _MARGIN = 1.0  # seconds for which the lock is held beyond what a collMod of it 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _ASK_EVERY = 0.003
 _FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
+_HELD = "an open transaction, or many writes, hold it"
 _REST = 2  # times as long writers go on before the next one
 _NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -77,6 +79,8 @@ class Validators:
         ours = client[DATABASE]
         self._locks: Any = ours.get_collection(LOCKS, write_concern=majority)
         self._aside: Any = ours.get_collection(SET_ASIDE, write_concern=majority)
+        self._patience: dict[str, float] = {}
+        """Seconds that the next collMod waits for a collection which the last one did not get."""
 
     async def fence(self, tenants: Iterable[UUID], within: float) -> None:
         """Refuse these tenants everywhere; their fence documents say so already. Return when a majority does.
@@ -158,12 +162,12 @@ class Validators:
             await self._keep(keep)
             todo = [rule for rule in wanted if always(rule) or not _same(rule, wanted, live)]
             while todo:
-                left = min(until, lock.until) - time.monotonic()
-                if left <= 0:
+                if min(until, lock.until) <= time.monotonic():
                     raise InTheWay(str(todo[0].collection), "it was changed by others for too long")
                 lock.answered = False
                 await _all(
-                    self._collmod(rule.collection, wanted[rule], lock.attempt, left, live) for rule in todo
+                    self._collmod(rule.collection, wanted[rule], lock, until, str(rule.collection) in live)
+                    for rule in todo
                 )
                 lock.answered = True
                 live = await self._live()
@@ -172,54 +176,58 @@ class Validators:
                 await self._aside.delete_many({"_id": {"$in": [self._id(one) for one in forget]}})
 
     async def _collmod(
-        self,
-        collection: Collection,
-        wanted: Validation,
-        attempt: str,
-        within: float,
-        live: Mapping[str, Validation],
+        self, collection: Collection, wanted: Validation, lock: _Lock, until: float, there: bool
     ) -> None:
         """Send one, which waits but a moment for the collection, until it gets it.
 
         All writers wait behind it. When they hold the application's last connections, then so do the
-        transactions that it waits for, and none of them comes to its end before it gives up.
+        transactions that it waits for, and none of them comes to its end before it gives up. Where they last
+        longer, it waits longer each time, until it has waited for as long as it may; then it begins anew.
         """
-        command = {
-            "collMod" if str(collection) in live else "create": collection.name,
-            "validator": dict(wanted.validator),
-            "validationLevel": wanted.level,
-            "validationAction": wanted.action,
-            "comment": attempt,
-            "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
-        }
-        until, patience = time.monotonic() + within, _FIRST_PATIENCE
-        while (left := until - time.monotonic()) > 0:
+        name, late = str(collection), False
+        most = until - time.monotonic()
+        while (left := min(until, lock.until) - time.monotonic()) > 0:
+            patience = self._patience.get(name, _FIRST_PATIENCE)
             rest = _REST * patience
-            waits = patience if patience + rest < left else left
-            if await self._sent(collection, command | {"maxTimeMS": max(1, round(waits * 1000))}):
+            waits = left if late or patience + rest >= left else patience
+            command = {
+                "collMod" if there or late else "create": collection.name,
+                "validator": dict(wanted.validator),
+                "validationLevel": wanted.level,
+                "validationAction": wanted.action,
+                "maxTimeMS": max(1, round(waits * 1000)),
+                "comment": lock.attempt,
+                "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
+            }
+            outcome = await self._sent(collection, command)
+            if outcome is _Sent.DONE:
+                self._patience.pop(name, None)
                 return
-            await asyncio.sleep(min(rest, max(0.0, until - time.monotonic())))
-            patience *= 2
-        raise InTheWay(str(collection), "an open transaction, or many writes, hold it")
+            if outcome is _Sent.LATE:  # it is set: the same one again waits for a majority only
+                late = True
+                continue
+            self._patience[name] = patience * 2 if patience < most else _FIRST_PATIENCE
+            await asyncio.sleep(max(0.0, min(rest, until - time.monotonic())))
+        why = "no majority of the replica set answers" if late else _HELD
+        raise InTheWay(name, why)
 
-    async def _sent(self, collection: Collection, command: dict[str, Any]) -> bool:
-        """Send a collMod; return whether it got the collection in its time."""
+    async def _sent(self, collection: Collection, command: dict[str, Any]) -> _Sent:
         try:
             reply = await self._client[collection.database].command(command)
         except OperationFailure as error:
             if error.code == _TIMED_OUT:
-                return False
+                return _Sent.HELD
             if error.code == _KILLED:
                 raise InTheWay(str(collection), "another controller ended the collMod") from None
             if error.code == _INDEX_BUILD:
                 raise InTheWay(str(collection), "an index is being built there") from None
             if error.code not in (_EXISTS, _NOT_FOUND):  # made, or dropped, in this moment: look again
                 raise
-            return True
+            return _Sent.DONE
         if (late := reply.get("writeConcernError")) is None:  # which `command` does not raise
-            return True
-        if late.get("code") == _TIMED_OUT:  # it is set, and the next one waits longer for a majority
-            return False
+            return _Sent.DONE
+        if late.get("code") == _TIMED_OUT:
+            return _Sent.LATE
         raise InTheWay(str(collection), "no majority of the replica set answers")
 
     async def _keep(self, own: Mapping[str, Validation]) -> None:
@@ -278,6 +286,7 @@ class Validators:
                 await self._end(before, until)
             yield lock
         finally:
+            lock.until = 0.0  # whatever is yet to be sent, by a task that nobody waits for, is not
             # A collMod without an answer may be under way still: then the next one ends it by its name.
             left = {} if lock.answered else {"attempt": attempt}
             try:
@@ -350,6 +359,14 @@ async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 def _same(rule: Rule, wanted: Mapping[Rule, Validation], live: Mapping[str, Validation]) -> bool:
     return live.get(str(rule.collection), NONE) == wanted[rule]
+
+
+class _Sent(Enum):
+    """What became of a collMod: its collection was not to be had, or a majority is yet to have it."""
+
+    DONE = auto()
+    HELD = auto()
+    LATE = auto()
 
 
 @dataclass(slots=True)

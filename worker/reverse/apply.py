@@ -32,10 +32,15 @@ _log = structlog.get_logger()
 AT_ONCE = 100  # documents in one transaction
 _BYTES = 8 * 1024 * 1024  # of their events, beyond the first
 _CHUNKS_AT_ONCE = 16
+_BREAK_WITHIN = 0.5  # seconds for a transaction that is broken off
 _REFUSED_TRIES = 6  # a unique value may be freed by what another partition holds
 
 Tell = Callable[[Sequence[Fault]], Awaitable[None]]
 """Notes in PostgreSQL that MongoDB refuses documents; returns when that is committed."""
+
+
+class _Closing(Exception):
+    """What is yet to be written will be read again."""
 
 
 class ReverseApplier:
@@ -67,22 +72,27 @@ class ReverseApplier:
         self._last[place] = asyncio.create_task(self._behind(self._last.get(place), place, event))
 
     async def close(self, within: float) -> None:
-        """Begin no other chunk, and wait ``within`` seconds for those under way.
+        """Begin no other transaction; wait ``within`` seconds for those under way, and then break them off.
 
-        A transaction that is left open holds its documents, and every collMod, for 60 s.
+        One that is left open holds its documents, and every collMod, for 60 s.
         """
         self._closing = True
-        if self._last:
-            await asyncio.wait(self._last.values(), timeout=within)
+        if self._last and (await asyncio.wait(self._last.values(), timeout=within))[1]:
+            for task in self._last.values():
+                task.cancel()
+            await asyncio.wait(self._last.values(), timeout=_BREAK_WITHIN)
 
     async def _behind(self, before: asyncio.Task[None] | None, place: tuple[str, int], event: Any) -> None:
         try:
             if before is not None:
                 await before
+            # Behind one that was not written nothing is, and no barrier has arrived.
             if not self.failed.done() and not self._closing:
                 await self._whole(event)
+        except _Closing:
+            pass
         except Exception as error:
-            if not self.failed.done():
+            if not self.failed.done() and not self._closing:
                 self.failed.set_exception(error)
         finally:
             self._free.release()
@@ -143,6 +153,8 @@ class ReverseApplier:
         """Write until it succeeds. One that is refused alone is tried for a second or two."""
         refusals, told = 0, False
         for delay in Backoff(first=0.05, longest=2.0).delays():
+            if self._closing:
+                raise _Closing
             try:
                 return await reverse.write(self._client, writes)
             except Refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -34,10 +35,10 @@ _log = structlog.get_logger()
 
 ROLE = "reverse"
 CHUNK = 500  # records of one partition fetched at once
-STOP_WITHIN = 5.0  # seconds for Faust to leave its group
-CLOSE_WITHIN = 3.0  # seconds for what is being written into MongoDB
+STOP_WITHIN = 3.0  # seconds for Faust to leave its group, and for the publisher to come to an end
+CLOSE_WITHIN = 2.0  # seconds for what is being written into MongoDB
 TOLD_EVERY = 1.0  # seconds between looks at what waits
-IDLE = 2.0  # seconds after which an open transaction, in which nothing happens, is a killed process's
+TIDY_FOR = 60.0  # seconds after which MongoDB itself has ended what was open at the start
 MARGIN = 1_000_000  # versions that may be in Kafka and not in MongoDB, where PostgreSQL was put back
 _FAR = 2**62  # an offset beyond all: the group's own is where to begin
 
@@ -47,6 +48,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
     Raises `CrossfadeError` when a person or a restart is needed.
     """
+    began = time.monotonic()
     mapping = load(settings.mapping)
     dsn = settings.postgres_dsn.get_secret_value()
     async with AsyncExitStack() as stack:
@@ -94,7 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 applier, f"Kafka does not list {count} of the reverse topics"
             ),
         )
-        aside = [asyncio.create_task(_look(dsn)), asyncio.create_task(_tidy(client))]
+        aside = [asyncio.create_task(_look(dsn)), asyncio.create_task(_tidy(client, began))]
         await _until(stop, publisher, applier, app, aside)
     _log.info("the way back stopped")
 
@@ -123,9 +125,9 @@ async def _until(
         await asyncio.wait({publishing}, timeout=STOP_WITHIN)
     for task in aside:
         task.cancel()
+    app.conf.stream_wait_empty = False  # what was read and not written will be read again
     await applier.close(CLOSE_WITHIN)
     if not app.crashed:  # else its partitions would have no reader until Kafka misses this one
-        app.conf.stream_wait_empty = False  # what was read and not written will be read again
         leaving = asyncio.create_task(app.stop())
         await asyncio.wait({leaving}, timeout=STOP_WITHIN)
     if applier.failed.done():
@@ -188,11 +190,16 @@ class _Faults:
                 await asyncio.sleep(delay)
 
 
-async def _tidy(client: Client) -> None:
-    """End what a killed process of ours has left open: it would hold up writes, and moves, for 60 s."""
-    while True:
-        with suppress(CrossfadeError):
-            await in_the_way.end_left(client, ROLE, IDLE)
+async def _tidy(client: Client, began: float) -> None:
+    """End what a process before this one left open: it would hold up writes, and moves, for 60 s."""
+    told = False
+    while (age := time.monotonic() - began) < TIDY_FOR:
+        try:
+            await in_the_way.end_left(client, ROLE, age)
+        except CrossfadeError as error:
+            if not told:
+                _log.warning("what a killed process left open is not ended", error=error.message)
+            told = True
         await asyncio.sleep(TOLD_EVERY)
 
 
