@@ -54,6 +54,7 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _ASK_EVERY = 0.003
 _FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
 _HELD = "an open transaction, or many writes, hold it"
+_NO_MAJORITY = "no majority of the replica set answers"
 _REST = 2  # times as long writers go on before the next one
 _NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
@@ -208,8 +209,7 @@ class Validators:
                 continue
             self._patience[name] = patience * 2 if patience < most else _FIRST_PATIENCE
             await asyncio.sleep(max(0.0, min(rest, until - time.monotonic())))
-        why = "no majority of the replica set answers" if late else _HELD
-        raise InTheWay(name, why)
+        raise InTheWay(name, _NO_MAJORITY if late else _HELD)
 
     async def _sent(self, collection: Collection, command: dict[str, Any]) -> _Sent:
         try:
@@ -228,7 +228,7 @@ class Validators:
             return _Sent.DONE
         if late.get("code") == _TIMED_OUT:
             return _Sent.LATE
-        raise InTheWay(str(collection), "no majority of the replica set answers")
+        raise InTheWay(str(collection), _NO_MAJORITY)
 
     async def _keep(self, own: Mapping[str, Validation]) -> None:
         """Note applications' own validations, before they are replaced."""
