@@ -16,7 +16,6 @@ from tests.support.moving import looked_after, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
 from worker.failpoints import EXIT_CODE
-from worker.mongo.fence_documents import LEASE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ROLES = ("publish", "apply", "reverse", "control")
@@ -102,19 +101,3 @@ async def test_control_dies_with_the_controller_and_is_started_again(w: World, e
         assert code == EXIT_CODE, told
         await writable(w, tenant, ends, f"control dead with the controller at {edge}", since=since)
         await nowhere_else(w, tenant, ends)
-
-
-async def test_a_controller_stands_still_and_goes_on(w: World) -> None:
-    """`control` aborts what its holder does not bring to an end; that one finds out, and undoes nothing."""
-    tenant, other = (await tenants_of(w))[:2]
-    await bring(w, tenant, "mongo")
-    async with written(w, tenant, other):
-        async with held(w, tenant, "cutover.verified", 8) as move:
-            overdue = move.since + LEASE
-            await writable(w, tenant, "mongo", "a controller stands still", since=overdue)
-            second, told = await once(w, "cutover", str(tenant))
-            assert second == 1, told
-            code, result = await move.ended()
-            assert code == 1 and result["phase"] == "mongo", result
-            assert result["reason"] == "another controller aborted it", result
-        await nowhere_else(w, tenant, "mongo")

@@ -1,15 +1,18 @@
-"""A change of phase is durable when it is answered, whatever the database's default is."""
+"""A change of phase is durable when it is answered, and ends soon where nobody goes on with it."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from tests.support.moves import moved
 from worker.embedded import Services
 from worker.postgres import phases
 from worker.postgres.connect import use_raw_json
+from worker.postgres.faults import FAULTS
 
 SEEN = """
 CREATE TABLE seen (how text);
@@ -39,3 +42,23 @@ async def test_a_decision_is_durable(services: Services, tmp_path: Path) -> None
             finally:
                 await control.close()
             assert await made.world.value("SELECT string_agg(how, ',') FROM seen") == wanted
+
+
+async def test_who_stands_still_in_a_change_keeps_nobody_waiting(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has closed the tenant, and no phase says so: PostgreSQL ends it, and nothing has changed."""
+    async with moved(services, tmp_path) as made:
+        control = await asyncpg.connect(services.dsn("crossfade_control", made.world.name))
+        await use_raw_json(control)
+        monkeypatch.setattr(phases, "os_user", lambda: time.sleep(4) or "a test")  # between two statements
+        try:
+            await made.to("postgres", 2)
+            with pytest.raises(FAULTS):
+                await phases.change(
+                    control, {made.tenant: 2}, "postgres", "rolling_back", "a test", closes=True
+                )
+        finally:
+            control.terminate()
+        query = "SELECT phase::text FROM crossfade.tenant WHERE tenant_id = $1"
+        assert await made.world.value(query, made.tenant) == "postgres"

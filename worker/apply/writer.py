@@ -44,12 +44,14 @@ from worker.postgres.target import TargetTable
 
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
+# Who stands still in a batch, or is gone without a word, keeps documents and phases of tenants from others.
 # Generic plans: the arrays' sizes vary, the right plan (look up each key by index) does not.
 _SETTINGS = f"""
 SELECT nextval('crossfade.batch_id_seq'), {SHARE_CHANGES},
     set_config('plan_cache_mode', 'force_generic_plan', true),
     set_config('lock_timeout', '10s', true),
-    set_config('statement_timeout', '60s', true)
+    set_config('statement_timeout', '60s', true),
+    set_config('idle_in_transaction_session_timeout', '5s', true)
 """
 _REPLICA = ", set_config('session_replication_role', 'replica', true)"
 # And whether any dead letter stands: asked after the ledger's rows are locked, so that a letter that another

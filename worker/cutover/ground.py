@@ -28,7 +28,7 @@ from worker.mongo.validation import values_of
 from worker.mongo.validators import Validators
 from worker.postgres import barriers, evidence
 from worker.postgres.checkpoints import Checkpoints
-from worker.postgres.connect import Connection
+from worker.postgres.connect import Connection, end_when_silent
 from worker.postgres.connect import connect as connect_postgres
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.sides import Sides
@@ -36,6 +36,7 @@ from worker.settings import Settings
 
 _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
 _POSTGRES_WITHIN, _SOON = 30.0, 3.0
+_SILENT = 5.0  # seconds
 _GIVE_UP_AFTER = 0.2  # seconds that a connection has to come to an end, past a bound
 _ASK_EVERY = 0.1
 CLEAN_WITHIN = 30.0
@@ -57,6 +58,8 @@ class Ground:
     """Seconds in which something must be clean, if anything is wrong only in passing."""
     answer_within: float = _POSTGRES_WITHIN
     """Seconds for a statement of PostgreSQL."""
+    silence: float | None = None
+    """Seconds; whoever is silent for longer, to PostgreSQL, holds no tenant any more. None: for ever."""
     _control: Connection | None = None
     _reader: Connection | None = None
 
@@ -74,8 +77,18 @@ class Ground:
         """Connect to PostgreSQL where there is no connection. `CrossfadeError` while it is away."""
         if self._control is None or self._control.is_closed():
             self._control = await _control(self.settings, self.answer_within)
+            if self.silence is not None:
+                await end_when_silent(self._control, self.silence)
         if self._reader is None or self._reader.is_closed():
             self._reader = await _reader(self.settings, self.answer_within)
+
+    async def answer_for(self, seconds: float) -> None:
+        """Hold tenants from now on only while PostgreSQL hears of us at least every so many seconds.
+
+        So who stands still does not keep them: `control` finds that nobody holds them, and goes on.
+        """
+        self.silence = seconds
+        await end_when_silent(self.control, seconds)
 
     @asynccontextmanager
     async def bounded(self, seconds: float) -> AsyncIterator[None]:
@@ -188,6 +201,7 @@ async def opened(settings: Settings, role: str, *, alone: bool = False) -> Async
             RealCollections(client, checkpoints, mapping.sources()),
             holder,
             answer_within=_SOON if alone else _POSTGRES_WITHIN,
+            silence=_SILENT if alone else None,
         )
         stack.callback(ground.end)
         if not alone:

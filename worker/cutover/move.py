@@ -63,6 +63,11 @@ class Options:
     reason: str = "cutover"
     hooks: hooks.Hooks = field(default_factory=hooks.Hooks)
 
+    @property
+    def lease(self) -> float:
+        """From the pause's begin on, how long its controller may be silent; then others end the move."""
+        return self.deadline + 1.0
+
 
 @dataclass(slots=True)
 class Result:
@@ -157,6 +162,7 @@ class Move:
         try:
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
+            await self._ground.answer_for(self._options.lease)
             self._steps.begin()
             async with self._ground.bounded(self._options.deadline):
                 await self._drain()
@@ -202,8 +208,7 @@ class Move:
     async def _drain(self) -> None:
         ground = self._ground
         self._fenced = True
-        lease = self._options.deadline + 1.0
-        if not await ground.fences.leave(self._epochs, self._values, ground.holder, lease):
+        if not await ground.fences.leave(self._epochs, self._values, ground.holder, self._options.lease):
             raise _Aborts("its fence document in MongoDB says otherwise")
         failpoints.reach(failpoints.CUTOVER_FENCE_DECIDED)
         await ground.validators.fence(self._tenants, self._options.fence_within)

@@ -116,6 +116,7 @@ class Rollback:
 
     async def _close(self, epochs: Mapping[UUID, int]) -> None:
         """``postgres`` becomes ``rolling_back``, when PostgreSQL has no writer of the tenants any more."""
+        await self._ground.answer_for(self._options.lease)
         self._steps.begin()
         try:
             changed = await phases.change(

@@ -66,6 +66,11 @@ async def connect(
     return connection
 
 
+async def end_when_silent(connection: Connection, seconds: float) -> None:
+    """Let PostgreSQL end this session, with all that it holds, when it asks for nothing for so long."""
+    await connection.execute(f"SET idle_session_timeout = '{round(seconds * 1000)}ms'")
+
+
 async def use_raw_json(connection: asyncpg.Connection) -> None:
     """Let jsonb parameters and results be JSON bytes, so that none is decoded only to be encoded again."""
     await connection.set_type_codec(

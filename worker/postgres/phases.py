@@ -55,9 +55,11 @@ INSERT INTO crossfade.transition (tenant_id, from_phase, to_phase, epoch, os_use
 SELECT k.tenant_id, $3::crossfade.phase, $4::crossfade.phase, k.epoch, $5, $6, $7::jsonb
 FROM unnest($1::uuid[], $2::bigint[]) AS k(tenant_id, epoch)
 """
-# A decision counts when its COMMIT is durable, whatever the database's default is (D1).
+# A decision counts when its COMMIT is durable, whatever the database's default is (D1). Who stands still in a
+# change keeps writers waiting, but not for ever.
 _SETTINGS = """
-SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit',
+SELECT set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '3s', true),
+    set_config('synchronous_commit',
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN 'on'
     ELSE current_setting('synchronous_commit') END, true)
 """
