@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -17,33 +18,47 @@ from uuid import UUID
 import click
 import uvloop
 
-import schema.migrate
-from worker import exporter, logs
-from worker.batches_cli import batches
-from worker.check import check
-from worker.copy_cli import copy
-from worker.cutover_cli import cutover
-from worker.dead_letters_cli import dead_letters
-from worker.demo import demo
-from worker.embedded.cli import dev
 from worker.errors import ConfigurationError, CrossfadeError, SchemaError
-from worker.finish_cli import finish
-from worker.inspect_cli import inspect
-from worker.mismatches_cli import mismatches_
-from worker.reconcile_cli import generations, run_once
-from worker.repair_cli import repair
-from worker.rollback_cli import complete, rollback, tenants_
 from worker.settings import Settings, load
-from worker.status import status
-from worker.topics_cli import topics
 
 _SWITCH_SECONDS = 0.0005
 _STOP_WITHIN = 9.5  # seconds; supervisors commonly kill after 10
 Role = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
 
+# Loaded when asked for: to load them all takes a third of the time in which a command begins.
+_ELSEWHERE = {
+    "batches": "worker.batches_cli:batches",
+    "check": "worker.check:check",
+    "complete": "worker.rollback_cli:complete",
+    "copy": "worker.copy_cli:copy",
+    "cutover": "worker.cutover_cli:cutover",
+    "dead-letters": "worker.dead_letters_cli:dead_letters",
+    "demo": "worker.demo:demo",
+    "dev": "worker.embedded.cli:dev",
+    "finish": "worker.finish_cli:finish",
+    "generations": "worker.reconcile_cli:generations",
+    "inspect": "worker.inspect_cli:inspect",
+    "mismatches": "worker.mismatches_cli:mismatches_",
+    "repair": "worker.repair_cli:repair",
+    "rollback": "worker.rollback_cli:rollback",
+    "status": "worker.status:status",
+    "tenants": "worker.rollback_cli:tenants_",
+    "topics": "worker.topics_cli:topics",
+}
+
+
 class _Group(click.Group):
     """Turns our errors into one line and an exit code; no traceback for what a person can mend."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (place := _ELSEWHERE.get(cmd_name)) is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = place.partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -66,25 +81,6 @@ def main() -> None:
     """
 
 
-main.add_command(batches)
-main.add_command(dead_letters)
-main.add_command(check)
-main.add_command(cutover)
-main.add_command(dev)
-main.add_command(demo)
-main.add_command(copy)
-main.add_command(generations)
-main.add_command(inspect)
-main.add_command(mismatches_)
-main.add_command(repair)
-main.add_command(rollback)
-main.add_command(complete)
-main.add_command(finish)
-main.add_command(tenants_)
-main.add_command(status)
-main.add_command(topics)
-
-
 async def _end_overdue(role: str, stop: asyncio.Event) -> None:
     """End the process when it has not ended in time: a service that it waits for may be away for long.
 
@@ -99,6 +95,8 @@ async def _end_overdue(role: str, stop: asyncio.Event) -> None:
 
 def _serve(role: str, run: Role) -> None:
     """Run one role until SIGTERM or SIGINT."""
+    from worker import exporter, logs
+
     settings = load()
     logs.set_up(role, settings.log_format, settings.log_level)
 
@@ -206,6 +204,8 @@ def reconcile(once: bool, tenant: UUID | None, within: float, as_json: bool) -> 
       crossfade reconcile --tenant 6f9619ff-8b86-d011-b42d-00c04fc964ff --json
     """
     if once or tenant is not None:
+        from worker.reconcile_cli import run_once
+
         _for_long_work()
         run_once(tenant, within, as_json)
     else:
@@ -276,6 +276,7 @@ def schema_apply(targets: tuple[str, ...]) -> None:
 
 async def apply_schema(dsn: str, targets: tuple[str, ...]) -> None:
     """Apply targets in order; `SchemaError` names the file that could not be."""
+    import schema.migrate
     from worker.postgres.connect import connect
 
     connection = await connect(dsn, "schema", setting="CROSSFADE_POSTGRES_ADMIN_DSN")

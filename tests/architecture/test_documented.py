@@ -20,10 +20,16 @@ METRICS = {name: one for name, one in vars(metrics).items() if isinstance(one, M
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def members(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command}
+
+
 def commands(
     group: click.Group, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    for name, command in members(group).items():
         yield (*path, name), command
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
@@ -59,11 +65,11 @@ def _is_command(line: str, where: str) -> None:
         if words[:1] != ["crossfade"]:
             continue
         command: click.Command = main
-        while isinstance(command, click.Group) and len(words) > 1 and words[1] in command.commands:
-            command = command.commands[words[1]]
+        while isinstance(command, click.Group) and len(words) > 1 and words[1] in members(command):
+            command = members(command)[words[1]]
             words = words[1:]
-        if isinstance(command, click.Group) and "run" in command.commands and len(words) > 1:
-            command = command.commands["run"]  # `crossfade cutover TENANT`
+        if isinstance(command, click.Group) and "run" in members(command) and len(words) > 1:
+            command = members(command)["run"]  # `crossfade cutover TENANT`
         assert command is not main, f"{where}: {line}"
         known = {name for one in command.params for name in one.opts} | {"--help"}
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
