@@ -12,6 +12,7 @@ from uuid import UUID
 import click
 import orjson
 
+from worker.cutover.following import MOVED_SINCE
 from worker.cutover.ground import Ground, opened
 from worker.cutover.move import Result
 from worker.errors import CrossfadeError
@@ -82,7 +83,7 @@ async def run_all(
             until = time.monotonic() + window
             while True:
                 result = await _once(settings, role, tenants, make)
-                if not result.why or result.why == REHEARSED or time.monotonic() > until:
+                if result.why in ("", REHEARSED, MOVED_SINCE) or time.monotonic() > until:
                     return result
                 click.echo(f"{_who(result)}: {result.why}; trying again", err=True)
                 await asyncio.sleep(_PAUSE_BETWEEN)

@@ -18,6 +18,7 @@ from worker.cutover.move import Options, Result
 from worker.cutover.rollback import Rollback
 from worker.errors import Transient, UsageError
 from worker.postgres import outbox, phases
+from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
 
 
@@ -93,6 +94,10 @@ async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str) ->
                 changed = await phases.change(ground.control, epochs, "postgres", "complete", reason)
             except phases.Locked as error:
                 raise Transient(str(error), remedy="try again") from None
+            except FAULTS as error:
+                raise Transient(
+                    f"PostgreSQL did not go along ({describe(error)})", remedy="try again"
+                ) from None
             if changed is None:
                 raise UsageError(
                     f"tenant {tenant} was moved in this moment", remedy="see `crossfade tenants`"

@@ -98,6 +98,9 @@ async def test_through_a_transaction_pooler_all_arrives_and_nothing_leaks_to_oth
             await w.assert_nothing_lost()
             code, told = await once(w, "status")
             assert code == 0, told
+            control = w.env["CROSSFADE_POSTGRES_DSN"].replace("crossfade_sync", "crossfade_control")
+            code, told = await once(w, "tenants", CROSSFADE_POSTGRES_CONTROL_DSN=control)
+            assert code == 2 and "CROSSFADE_POSTGRES_CONTROL_DSN leads to a transaction pooler" in told, told
             code, told = await once(w, "check", "--integrity")  # temporary tables and all
             assert code in (0, 1) and "unknown" not in told, told  # the application may leave orphans
             assert await w.stop("apply") == 0 and await w.stop("apply two") == 0

@@ -33,7 +33,7 @@ max_client_conn = 100
 server_reset_query =
 query_wait_timeout = 30
 """
-_USERS = ("crossfade_sync", "crossfade_reader", "application_role")
+_USERS = ("crossfade_sync", "crossfade_reader", "crossfade_control", "application_role")
 
 
 @asynccontextmanager

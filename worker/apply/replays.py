@@ -43,12 +43,8 @@ class Replays(BatchWriter):
         await connection.execute(_CAPTURED, "")
         return tallies
 
-    async def _settings(self, connection: Connection) -> int:
-        batch_id = await super()._settings(connection)
-        await connection.execute(_CAPTURED, "on")
-        return batch_id
-
     async def _apply(self, connection: Connection, batch_id: int, events: list[Item], care: Care) -> bool:
+        await connection.execute(_CAPTURED, "on")
         known = await ledger.read(connection, [item.key for item in events if item.key])
         await self._parents(connection, events)
         for item in events:

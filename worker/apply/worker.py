@@ -286,6 +286,7 @@ class ApplyWorker:
     async def _retry_parked(self) -> None:
         connection = self._connected()
         async with connection.transaction():
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '60s'")
             if SYSTEM_CLOCK.monotonic() >= self._overtaken_at:
                 await letters.close_overtaken(connection)
                 self._overtaken_at = SYSTEM_CLOCK.monotonic() + OVERTAKEN_EVERY

@@ -34,32 +34,16 @@ from worker.clock import SYSTEM_CLOCK
 from worker.errors import Fatal, Transient
 from worker.postgres import ledger, migration_log, outbox
 from worker.postgres import moves as moving
+from worker.postgres.batch_sessions import BatchSessions, declare
 from worker.postgres.connect import Connection
 from worker.postgres.constraints import Constraints
 from worker.postgres.faults import Action, action_for, describe, kind_for, refusal, retry_reason
 from worker.postgres.ledger import Entry, Key, LedgerRow, Phase
-from worker.postgres.mapping_versions import SHARE_CHANGES
 from worker.postgres.migration_log import Partition, PartitionTally
 from worker.postgres.target import TargetTable
 
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
-# Who stands still in a batch, or is gone without a word, keeps documents and phases of tenants from others.
-# Generic plans: the arrays' sizes vary, the right plan (look up each key by index) does not.
-_SETTINGS = f"""
-SELECT nextval('crossfade.batch_id_seq'), {SHARE_CHANGES},
-    set_config('plan_cache_mode', 'force_generic_plan', true),
-    set_config('lock_timeout', '10s', true),
-    set_config('statement_timeout', '60s', true),
-    set_config('idle_in_transaction_session_timeout', '5s', true)
-"""
-_REPLICA = ", set_config('session_replication_role', 'replica', true)"
-# And whether any dead letter stands: asked after the ledger's rows are locked, so that a letter that another
-# worker wrote for one of these documents is seen.
-_DECLARE = """
-SELECT set_config('crossfade.tenants', $1, true),
-    EXISTS (SELECT FROM crossfade.dead_letter WHERE state IN ('parked', 'dead'))
-"""
 _DEPTH = 20  # times that what cannot fit is taken out of a set, before it is halved
 
 
@@ -90,7 +74,7 @@ class BatchWriter:
     ) -> None:
         self._tables = {table.name: table for table in tables}
         self._constraints = constraints
-        self._replica = replica
+        self._sessions = BatchSessions(replica=replica)
         self._mapping_changes = mapping_changes
         self._expiry = expiry
         self._heirs = heirs  # collections whose documents have the tenant of this one's
@@ -132,8 +116,12 @@ class BatchWriter:
         care: Care,
     ) -> dict[Partition, PartitionTally]:
         standing = False
-        async with connection.transaction():
-            batch_id = await self._settings(connection)
+        async with self._sessions.begun(connection) as (batch_id, mapping_changes):
+            if mapping_changes != self._mapping_changes:
+                raise Fatal(
+                    "the mapping of a collection was changed",
+                    remedy="start apply again with the new mapping file",
+                )
             if care is Care.TOGETHER:
                 await connection.execute("SET CONSTRAINTS ALL DEFERRED")
             for events in rounds(items) if care is Care.APART else [fold(items)]:
@@ -148,17 +136,6 @@ class BatchWriter:
             tallies = await self._log(connection, batch_id, items, source, started)
             failpoints.reach(failpoints.APPLY_BEFORE_COMMIT)
         return tallies
-
-    async def _settings(self, connection: Connection) -> int:
-        query = _SETTINGS + _REPLICA if self._replica else _SETTINGS
-        row = await connection.fetchrow(query)
-        assert row is not None
-        if row[1] != self._mapping_changes:
-            raise Fatal(
-                "the mapping of a collection was changed",
-                remedy="start apply again with the new mapping file",
-            )
-        return row[0]
 
     async def _apply(self, connection: Connection, batch_id: int, events: list[Item], care: Care) -> bool:
         """Apply one event of each document; return whether any dead letter stands."""
@@ -175,7 +152,7 @@ class BatchWriter:
         events = [item for item in events if item.outcome is None]
         tenants = {t for item in events for t in tenants_of(item, known.get(_key(item)))}
         phases = await ledger.share_phases(connection, tenants)
-        standing = await connection.fetchrow(_DECLARE, ",".join(map(str, tenants)))
+        standing = await declare(connection, tenants)
         winners: list[Item] = []
         for item in events:
             judge(item, known.get(_key(item)), phases)
@@ -192,7 +169,7 @@ class BatchWriter:
             await self._follow(connection, winners, known)
             if documents := moves.draining(winners, known, phases):
                 await moving.note_draining(connection, documents)
-        return standing is not None and standing[1]
+        return standing
 
     async def _fitting(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]

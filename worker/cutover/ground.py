@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,13 +30,17 @@ from worker.postgres import barriers, evidence
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import Connection, end_when_silent
 from worker.postgres.connect import connect as connect_postgres
+from worker.postgres.faults import FAULTS
+from worker.postgres.pooled import PooledConnection
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.sides import Sides
+from worker.retry import pause
 from worker.settings import Settings
 
 _MONGO_WITHIN = 2.0  # seconds to find a primary: a move that waits for longer aborts
 _POSTGRES_WITHIN, _SOON = 30.0, 3.0
 _SILENT = 5.0  # seconds
+_SPEAK_EVERY, _SPEAK_WITHIN = 0.5, 1.0
 _GIVE_UP_AFTER = 0.2  # seconds that a connection has to come to an end, past a bound
 _ASK_EVERY = 0.1
 CLEAN_WITHIN = 30.0
@@ -89,6 +93,23 @@ class Ground:
         """
         self.silence = seconds
         await end_when_silent(self.control, seconds)
+
+    @asynccontextmanager
+    async def heard(self) -> AsyncIterator[None]:
+        """Let PostgreSQL hear of us while the block asks it for nothing, as while it waits for MongoDB."""
+        ended = asyncio.Event()
+        speaking = asyncio.create_task(self._speak(ended))
+        try:
+            yield
+        finally:
+            ended.set()
+            await speaking
+
+    async def _speak(self, ended: asyncio.Event) -> None:
+        with suppress(Transient, *FAULTS):  # then it is connected to anew, by whoever needs it
+            while not ended.is_set():
+                await self.control.execute("SELECT 1", timeout=_SPEAK_WITHIN)
+                await pause(ended, _SPEAK_EVERY)
 
     @asynccontextmanager
     async def bounded(self, seconds: float) -> AsyncIterator[None]:
@@ -218,7 +239,14 @@ def _there(connection: Connection | None) -> Connection:
 async def _control(settings: Settings, within: float) -> Connection:
     role = "may change phases, as crossfade_control does, on a direct connection"
     setting = "CROSSFADE_POSTGRES_CONTROL_DSN"
-    return await _connected(settings.postgres_control_dsn, setting, "control", role, within)
+    connection = await _connected(settings.postgres_control_dsn, setting, "control", role, within)
+    # Whoever holds a tenant does so by the session. (isinstance: asyncpg says so of every connection.)
+    if type(connection) is PooledConnection:
+        connection.terminate()
+        raise ConfigurationError(
+            f"{setting} leads to a transaction pooler", remedy="name PostgreSQL itself there"
+        )
+    return connection
 
 
 async def _reader(settings: Settings, within: float) -> Connection:

@@ -14,16 +14,15 @@ Whatever fails before the decision aborts, by MongoDB alone (D4). Nothing turns 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
 from worker import failpoints
 from worker.cutover import hooks
+from worker.cutover.following import MOVED_SINCE, follow, moved_since, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.steps import Steps
 from worker.cutover.verify import Verification
@@ -45,8 +44,6 @@ _MOST = 200_000
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
 _HEAL_WITHIN = 1.0
-TRY_WITHIN = 3.0
-"""Seconds for a change of phases; then PostgreSQL is silent, and is asked over a new connection."""
 
 Tell = Callable[[str], None]
 
@@ -171,6 +168,8 @@ class Move:
         except _Aborts as error:
             return str(error)
         except TimeoutError:
+            if self._steps.pause is None:
+                return "PostgreSQL did not answer"
             self._steps.ended("waited")
             return f"not drained within {self._options.deadline:g} s ({self._steps})"
         except InTheWay as error:
@@ -282,7 +281,9 @@ class Move:
     async def _abort(self, why: str) -> Result:
         """Let the tenants write in MongoDB again."""
         if self._fenced:
-            if not await abort(self._ground, self._epochs, self._tell):
+            async with self._ground.heard():
+                aborted = await abort(self._ground, self._epochs, self._tell)
+            if not aborted:
                 if not await self._left():
                     raise Fatal(
                         "MongoDB says that it has left, by another move than PostgreSQL knows of",
@@ -299,11 +300,15 @@ class Move:
         return await self._end(result)
 
     async def _end(self, result: Result) -> Result:
+        moved = await moved_since(self._ground, {one: epoch + 1 for one, epoch in self._epochs.items()})
         epochs = [self._epochs[tenant] for tenant in self._tenants]
         control = self._ground.control
         await quietly(barriers.forget(control, [self._barrier], self._tenants, epochs))
         await quietly(phases.let_go(control, self._tenants))
-        await self._options.hooks.run("after", result.phase, self._tenants)
+        if moved:
+            result.phase, result.why = "", MOVED_SINCE
+        else:
+            await self._options.hooks.run("after", result.phase, self._tenants)
         return result
 
     def _result(self, phase: str, why: str, settled: bool) -> Result:
@@ -345,41 +350,3 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
 def _at_home(found: Fence | None, epoch: int) -> bool:
     """Whether a move of an epoch was aborted to its end, or was followed by another."""
     return found is not None and (found.epoch > epoch or (found.epoch == epoch and found.state is State.HOME))
-
-
-async def follow(
-    ground: Ground,
-    epochs: Mapping[UUID, int],
-    before: str,
-    after: str,
-    reason: str,
-    told: Mapping[str, Any],
-    *,
-    within: float,
-) -> bool:
-    """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds."""
-    until = time.monotonic() + within
-    for delay in Backoff(first=0.02, longest=0.5).delays():
-        left = until - time.monotonic()
-        if left <= 0:
-            break
-        try:
-            async with ground.bounded(min(left, TRY_WITHIN)):
-                await ground.again()
-                if await phases.change(ground.control, epochs, before, after, reason, told) is None:
-                    for one, epoch in epochs.items():  # some have followed already
-                        await phases.change(ground.control, {one: epoch}, before, after, reason, told)
-            return True
-        except (phases.Locked, CrossfadeError, *FAULTS) as error:
-            _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)
-        await asyncio.sleep(min(delay, left))
-    return False
-
-
-async def quietly(work: Any) -> None:
-    """Do what only tidies up; where it fails, the session's end or the next move does it."""
-    try:
-        async with asyncio.timeout(2.0):
-            await work
-    except (TimeoutError, CrossfadeError, *FAULTS):
-        pass

@@ -23,8 +23,9 @@ from uuid import UUID, uuid4
 from topics import key_to_id
 from worker import failpoints
 from worker.cutover.checks import LONG
+from worker.cutover.following import MOVED_SINCE, TRY_WITHIN, follow, moved_since, quietly
 from worker.cutover.ground import Ground
-from worker.cutover.move import TRY_WITHIN, Options, Result, Tell, follow, quietly
+from worker.cutover.move import Options, Result, Tell
 from worker.cutover.steps import Steps
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -243,7 +244,8 @@ class Rollback:
         if decided is None:
             return self._result("postgres", "another controller took it back")
         failpoints.reach(failpoints.ROLLBACK_DECIDED)
-        await open_mongodb(ground, decided, self._tell)
+        async with ground.heard():
+            await open_mongodb(ground, decided, self._tell)
         self._steps.ended("open")
         pause = self._steps.pause or 0.0
         settled = await follow(
@@ -294,8 +296,13 @@ class Rollback:
         return await self._end(self._result("postgres", why, settled))
 
     async def _end(self, result: Result) -> Result:
+        after = 2 if result.phase == "mongo" else 1
+        moved = await moved_since(self._ground, {one: epoch + after for one, epoch in self._epochs.items()})
         await quietly(phases.let_go(self._ground.control, self._tenants))
-        await self._options.hooks.run("after", result.phase, self._tenants)
+        if moved:
+            result.phase, result.why = "", MOVED_SINCE
+        else:
+            await self._options.hooks.run("after", result.phase, self._tenants)
         return result
 
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:

@@ -14,6 +14,7 @@ from worker.postgres.pooled import PooledConnection, is_pooled
 
 Connection = asyncpg.Connection | PoolConnectionProxy
 CONNECT_TIMEOUT = 10
+_ANSWER_SOON = 3.0  # seconds
 ANSWER_WITHIN = 90  # seconds; a batch's own limit at the server is 60
 
 
@@ -67,8 +68,14 @@ async def connect(
 
 
 async def end_when_silent(connection: Connection, seconds: float) -> None:
-    """Let PostgreSQL end this session, with all that it holds, when it asks for nothing for so long."""
-    await connection.execute(f"SET idle_session_timeout = '{round(seconds * 1000)}ms'")
+    """Let PostgreSQL end this session, with all that it holds, when it asks for nothing for so long; and for
+    3 s in the middle of a transaction.
+    """
+    await connection.execute(
+        f"SET idle_session_timeout = '{round(seconds * 1000)}ms'; "
+        "SET idle_in_transaction_session_timeout = '3s'",
+        timeout=_ANSWER_SOON,
+    )
 
 
 async def use_raw_json(connection: asyncpg.Connection) -> None:

@@ -1,0 +1,73 @@
+"""What comes in PostgreSQL after a decision, or an abort: phases follow, holds are given back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from worker.cutover.ground import Ground
+from worker.errors import CrossfadeError
+from worker.postgres import phases
+from worker.postgres.faults import FAULTS
+from worker.retry import Backoff
+
+_log = structlog.get_logger()
+MOVED_SINCE = "another command has moved it since: see `crossfade tenants`"
+TRY_WITHIN = 3.0
+"""Seconds for a change of phases; then PostgreSQL is silent, and is asked over a new connection."""
+
+
+async def follow(
+    ground: Ground,
+    epochs: Mapping[UUID, int],
+    before: str,
+    after: str,
+    reason: str,
+    told: Mapping[str, Any],
+    *,
+    within: float,
+) -> bool:
+    """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds."""
+    until = time.monotonic() + within
+    for delay in Backoff(first=0.02, longest=0.5).delays():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            async with ground.bounded(min(left, TRY_WITHIN)):
+                await ground.again()
+                if await phases.change(ground.control, epochs, before, after, reason, told) is None:
+                    for one, epoch in epochs.items():  # some have followed already
+                        await phases.change(ground.control, {one: epoch}, before, after, reason, told)
+            return True
+        except (phases.Locked, CrossfadeError, *FAULTS) as error:
+            _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)
+        await asyncio.sleep(min(delay, left))
+    return False
+
+
+async def moved_since(ground: Ground, epochs: Mapping[UUID, int]) -> bool:
+    """Whether somebody has moved a tenant after the move that ended with these epochs.
+
+    That takes a controller that stood still, and so lost its hold. Where PostgreSQL is away nobody has.
+    """
+    try:
+        async with ground.bounded(TRY_WITHIN):
+            known = await phases.read(ground.control, list(epochs))
+    except (CrossfadeError, *FAULTS):
+        return False
+    return any(one in known and known[one].epoch > epoch for one, epoch in epochs.items())
+
+
+async def quietly(work: Any) -> None:
+    """Do what only tidies up; where it fails, the session's end or the next move does it."""
+    try:
+        async with asyncio.timeout(2.0):
+            await work
+    except (TimeoutError, CrossfadeError, *FAULTS):
+        pass
