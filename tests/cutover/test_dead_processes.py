@@ -96,11 +96,8 @@ async def test_control_dies_with_the_controller_and_is_started_again(w: World, e
         code, told = await once(w, command, str(tenant), CROSSFADE_FAILPOINTS=f"{edge}=exit:1")
         if code == EXIT_CODE:
             assert await phase(w, tenant) in ("draining", "rolling_back", "opening")
-        log = w.directory / "control.log"
-        served = log.read_text().count('"serving"')
+        since = time.monotonic()
         await w.start("control", "control")
         assert code == EXIT_CODE, told
-        await w.until("control is there again", lambda: log.read_text().count('"serving"') > served)
-        since = time.monotonic()  # the fault's end: a process starts as fast as its machine lets it
         await writable(w, tenant, ends, f"control dead with the controller at {edge}", since=since)
         await nowhere_else(w, tenant, ends)
