@@ -16,7 +16,8 @@ from worker.cutover import checks
 from worker.cutover.checks import Check
 from worker.cutover.ground import Ground, opened
 from worker.cutover.hooks import Hooks
-from worker.cutover.move import Move, Options, Result
+from worker.cutover.move import Move, Options
+from worker.cutover.steps import Result
 from worker.errors import ConfigurationError, SchemaError, UsageError
 from worker.mapping import hashes
 from worker.mapping import load as load_mapping

@@ -14,7 +14,7 @@ import orjson
 
 from worker.cutover.following import MOVED_SINCE
 from worker.cutover.ground import Ground, opened
-from worker.cutover.move import Result
+from worker.cutover.steps import Result
 from worker.errors import CrossfadeError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo

@@ -14,8 +14,9 @@ import orjson
 from worker import move_report
 from worker.cutover.ground import Ground, opened
 from worker.cutover.hooks import Hooks
-from worker.cutover.move import Options, Result
+from worker.cutover.move import Options
 from worker.cutover.rollback import Rollback
+from worker.cutover.steps import Result
 from worker.errors import Transient, UsageError
 from worker.postgres import outbox, phases
 from worker.postgres.faults import FAULTS, describe

@@ -51,16 +51,16 @@ async def w(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 
 @pytest.mark.parametrize(
-    ("edge", "ends"),
+    ("edge", "ends", "why"),
     [
-        ("cutover.verified", "mongo"),
-        ("cutover.decided", "postgres"),
-        ("rollback.closed", "postgres"),
-        ("rollback.verified", "postgres"),
-        ("rollback.decided", "mongo"),
+        ("cutover.verified", "mongo", "another controller aborted it"),
+        ("cutover.decided", "postgres", ""),
+        ("rollback.closed", "postgres", "PostgreSQL did not go along"),
+        ("rollback.verified", "postgres", "another controller took it back"),
+        ("rollback.decided", "mongo", ""),
     ],
 )
-async def test_a_controller_stands_still_and_goes_on(w: World, edge: str, ends: str) -> None:
+async def test_a_controller_stands_still_and_goes_on(w: World, edge: str, ends: str, why: str) -> None:
     """`control` ends what its holder does not bring to an end; that one finds out, and undoes nothing."""
     tenant, other = (await tenants_of(w))[:2]
     await bring(w, tenant, begins(edge))
@@ -73,6 +73,7 @@ async def test_a_controller_stands_still_and_goes_on(w: World, edge: str, ends: 
             code, result = await move.ended()
             print(code, result)
             assert result["phase"] == ends and (code == 0) is (begins(edge) != ends), result
+            assert result["reason"].startswith(why) and bool(result["reason"]) is bool(why), result
         await nowhere_else(w, tenant, ends)
 
 

@@ -11,6 +11,8 @@ from uuid import UUID
 import structlog
 
 from worker.cutover.ground import Ground
+from worker.cutover.hooks import Hooks
+from worker.cutover.steps import Result
 from worker.errors import CrossfadeError
 from worker.postgres import phases
 from worker.postgres.faults import FAULTS
@@ -51,7 +53,21 @@ async def follow(
     return False
 
 
-async def moved_since(ground: Ground, epochs: Mapping[UUID, int]) -> bool:
+async def end(ground: Ground, hooks: Hooks, result: Result, epochs: Mapping[UUID, int]) -> Result:
+    """Give the hold on tenants back, and run the hook behind their move, which ended with these epochs.
+
+    Where another command has moved one of them since, the result says so instead.
+    """
+    moved = await _moved_since(ground, epochs)
+    await quietly(phases.let_go(ground.control, result.tenants))
+    if moved:
+        result.phase, result.why = "", MOVED_SINCE
+    else:
+        await hooks.run("after", result.phase, result.tenants)
+    return result
+
+
+async def _moved_since(ground: Ground, epochs: Mapping[UUID, int]) -> bool:
     """Whether somebody has moved a tenant after the move that ended with these epochs.
 
     That takes a controller that stood still, and so lost its hold. Where PostgreSQL is away nobody has.

@@ -22,9 +22,9 @@ import structlog
 
 from worker import failpoints
 from worker.cutover import hooks
-from worker.cutover.following import MOVED_SINCE, follow, moved_since, quietly
+from worker.cutover.following import end, follow, quietly
 from worker.cutover.ground import Ground
-from worker.cutover.steps import Steps
+from worker.cutover.steps import Result, Steps
 from worker.cutover.verify import Verification
 from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -64,20 +64,6 @@ class Options:
     def lease(self) -> float:
         """From the pause's begin on, how long its controller may be silent; then others end the move."""
         return self.deadline + 1.0
-
-
-@dataclass(slots=True)
-class Result:
-    """How a move ended. ``pause``: seconds in which the tenants could write nowhere; ``steps``: of them."""
-
-    tenants: Sequence[UUID]
-    phase: str
-    pause: float | None = None
-    steps: dict[str, float] = field(default_factory=dict)
-    why: str = ""
-    looked_at: int = 0
-    settled: bool = True
-    """False: the other database is away and is yet to follow, which `crossfade control` sees to."""
 
 
 class _Aborts(Exception):
@@ -300,16 +286,10 @@ class Move:
         return await self._end(result)
 
     async def _end(self, result: Result) -> Result:
-        moved = await moved_since(self._ground, {one: epoch + 1 for one, epoch in self._epochs.items()})
         epochs = [self._epochs[tenant] for tenant in self._tenants]
-        control = self._ground.control
-        await quietly(barriers.forget(control, [self._barrier], self._tenants, epochs))
-        await quietly(phases.let_go(control, self._tenants))
-        if moved:
-            result.phase, result.why = "", MOVED_SINCE
-        else:
-            await self._options.hooks.run("after", result.phase, self._tenants)
-        return result
+        await quietly(barriers.forget(self._ground.control, [self._barrier], self._tenants, epochs))
+        ended = {one: epoch + 1 for one, epoch in self._epochs.items()}
+        return await end(self._ground, self._options.hooks, result, ended)
 
     def _result(self, phase: str, why: str, settled: bool) -> Result:
         steps = self._steps

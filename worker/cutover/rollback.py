@@ -23,10 +23,10 @@ from uuid import UUID, uuid4
 from topics import key_to_id
 from worker import failpoints
 from worker.cutover.checks import LONG
-from worker.cutover.following import MOVED_SINCE, TRY_WITHIN, follow, moved_since, quietly
+from worker.cutover.following import TRY_WITHIN, end, follow, quietly
 from worker.cutover.ground import Ground
-from worker.cutover.move import Options, Result, Tell
-from worker.cutover.steps import Steps
+from worker.cutover.move import Options, Tell
+from worker.cutover.steps import Result, Steps
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import in_the_way, reverse
@@ -297,13 +297,8 @@ class Rollback:
 
     async def _end(self, result: Result) -> Result:
         after = 2 if result.phase == "mongo" else 1
-        moved = await moved_since(self._ground, {one: epoch + after for one, epoch in self._epochs.items()})
-        await quietly(phases.let_go(self._ground.control, self._tenants))
-        if moved:
-            result.phase, result.why = "", MOVED_SINCE
-        else:
-            await self._options.hooks.run("after", result.phase, self._tenants)
-        return result
+        ended = {one: epoch + after for one, epoch in self._epochs.items()}
+        return await end(self._ground, self._options.hooks, result, ended)
 
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:
         steps = self._steps

@@ -1,9 +1,12 @@
-"""What the pause of a move is made of."""
+"""What the pause of a move is made of, and how the move ended."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 
 class Steps:
@@ -35,3 +38,17 @@ class Steps:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in self.seconds.items())
+
+
+@dataclass(slots=True)
+class Result:
+    """How a move ended. ``pause``: seconds in which the tenants could write nowhere; ``steps``: of them."""
+
+    tenants: Sequence[UUID]
+    phase: str
+    pause: float | None = None
+    steps: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+    looked_at: int = 0
+    settled: bool = True
+    """False: the other database is away and is yet to follow, which `crossfade control` sees to."""

@@ -67,4 +67,6 @@ class BatchSessions:
 
 async def declare(connection: Connection, tenants: Collection[UUID]) -> bool:
     """Let the batch touch these tenants' rows; return whether any dead letter stands."""
-    return (await connection.fetchrow(_DECLARE, ",".join(map(str, tenants))) or (None, False))[1]
+    row = await connection.fetchrow(_DECLARE, ",".join(map(str, tenants)))
+    assert row is not None
+    return row[1]
