@@ -46,10 +46,11 @@ faults: $(STAMP)
 corruption: $(STAMP)
 	$(BIN)/python -m tests.corruption $(if $(N),--planted $(N)) $(ARGS)
 
-# The protocol in Promela: every order of events within the bounds, and that it breaks without each rule.
+# Tenants move there and back under writes at a rate: that none is lost, and how long pauses last.
 storm: $(STAMP)
 	$(BIN)/python -m tests.storm $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
+# The protocol in Promela: every order of events within the bounds, and that it breaks without each rule.
 model: $(STAMP)
 	$(BIN)/python -m model $(ARGS)
 

@@ -43,7 +43,7 @@ _MOST = 200_000
 """Documents changed since the last clean generation that a move looks at; above, a generation comes first."""
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
-_HEAL_WITHIN = 1.0
+_UNFENCE_WITHIN = 1.0
 
 Tell = Callable[[str], None]
 
@@ -316,7 +316,7 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
                     await asyncio.sleep(delay)  # another change of one of them was under way
                     continue
             failpoints.reach(failpoints.CUTOVER_ABORTING)
-            await ground.validators.heal(_HEAL_WITHIN)
+            await ground.validators.unfence(_UNFENCE_WITHIN)
             if await ground.fences.come_home(left, State.ABORTING, ground.holder):
                 return True
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:

@@ -45,7 +45,7 @@ from worker.retry import Backoff
 _ASK_EVERY = 0.004
 _MOST_IN_PAUSE = 5_000
 _CLOSE_WITHIN = 0.4
-_HEAL_WITHIN = 1.0
+_UNFENCE_WITHIN = 1.0
 
 
 class _Aborts(Exception):
@@ -296,6 +296,7 @@ class Rollback:
         return await self._end(self._result("postgres", why, settled))
 
     async def _end(self, result: Result) -> Result:
+        await quietly(barriers.forget(self._ground.control, [self._barrier], [], []))
         after = 2 if result.phase == "mongo" else 1
         ended = {one: epoch + after for one, epoch in self._epochs.items()}
         return await end(self._ground, self._options.hooks, result, ended)
@@ -323,7 +324,7 @@ async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = 
             else:
                 left = {}
             if not left:
-                await ground.validators.heal(_HEAL_WITHIN)
+                await ground.validators.unfence(_UNFENCE_WITHIN)
                 return
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:

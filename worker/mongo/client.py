@@ -12,6 +12,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import (
+    BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     InvalidURI,
@@ -124,6 +125,9 @@ def describe(error: PyMongoError) -> str:
 
 def transient(error: PyMongoError) -> bool:
     """Return whether the same command may succeed later."""
+    if isinstance(error, BulkWriteError):  # its own code says nothing
+        told = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
+        return bool(told) and all(one.get("code") in _TRANSIENT for one in told)
     if isinstance(error, OperationFailure):
         return error.code in _TRANSIENT or error.has_error_label("ResumableChangeStreamError")
     return isinstance(error, ConnectionFailure)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from bson import Binary, Int64
+from bson import Binary, Int64, MaxKey
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidDocument
 from motor.motor_asyncio import AsyncIOMotorClientSession
@@ -30,6 +30,7 @@ from worker.mongo.client import RAW, Client, describe, told_clearly, transient
 COLLECTION = "reverse"
 NAMESPACE = f"{heartbeat.DATABASE}.{COLLECTION}"
 BARRIERS = "reverse_barrier"
+BARRIERS_KEPT = 3600  # seconds; whoever asked for one waits for seconds
 _MAJORITY = WriteConcern("majority")
 _DECODED: CodecOptions[dict[str, Any]] = RAW.with_options(document_class=dict)  # pyright: ignore
 _TOO_LARGE = frozenset({10334, 17280, 17419, 17420})
@@ -77,6 +78,7 @@ async def _prepare(client: Client) -> None:
     ledger = client[heartbeat.DATABASE][COLLECTION]
     await ledger.create_index("version")
     await ledger.create_index([("tenant", 1), ("version", 1)])
+    await client[heartbeat.DATABASE][BARRIERS].create_index("at", expireAfterSeconds=BARRIERS_KEPT)
 
 
 async def greatest(client: Client) -> int:
@@ -235,17 +237,32 @@ def _refusal(error: Exception) -> str | None:
     return None
 
 
-async def arrive(client: Client, barrier: UUID, topic: str, partition: int, partitions: int) -> None:
-    """Note that a barrier, and so all before it in its partition, has arrived; a majority has it then.
+class Arrival(NamedTuple):
+    """A barrier in one partition of the reverse topics; ``of``: in how many it is."""
+
+    barrier: UUID
+    topic: str
+    partition: int
+    of: int
+
+
+async def arrive(client: Client, arrivals: Sequence[Arrival]) -> None:
+    """Note that barriers, and so all before them in their partitions, have arrived; a majority has it then.
 
     `Transient` and `Fatal` as `write`.
     """
     barriers = client[heartbeat.DATABASE].get_collection(BARRIERS, write_concern=_MAJORITY)
     with _told():
-        await barriers.update_one(
-            {"_id": {"barrier": barrier, "topic": topic, "partition": partition}},
-            {"$set": {"barrier": barrier, "partitions": partitions}, "$currentDate": {"at": True}},
-            upsert=True,
+        await barriers.bulk_write(
+            [
+                UpdateOne(
+                    {"_id": {"barrier": one.barrier, "topic": one.topic, "partition": one.partition}},
+                    {"$set": {"partitions": one.of}, "$currentDate": {"at": True}},
+                    upsert=True,
+                )
+                for one in arrivals
+            ],
+            ordered=False,
         )
 
 
@@ -255,6 +272,7 @@ async def arrived(client: Client, barrier: UUID) -> bool:
     Errors as those of `told_clearly`.
     """
     barriers = client[heartbeat.DATABASE].get_collection(BARRIERS, read_concern=ReadConcern("majority"))
+    first, behind = {"barrier": barrier}, {"barrier": barrier, "topic": MaxKey()}  # a range of the index
     with told_clearly():
-        found = await barriers.find({"_id.barrier": barrier}).to_list(None)
+        found = await barriers.find({"_id": {"$gte": first, "$lt": behind}}).to_list(None)
     return bool(found) and len(found) >= max(one["partitions"] for one in found)

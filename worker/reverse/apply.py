@@ -25,6 +25,7 @@ from worker.mongo.client import Client
 from worker.mongo.reverse import Refused, Write, Written
 from worker.postgres.outbox import Fault
 from worker.retry import Backoff
+from worker.reverse.arrivals import Arrivals, arrival
 from worker.reverse.documents import visible
 
 _log = structlog.get_logger()
@@ -57,6 +58,7 @@ class ReverseApplier:
         self._tell = tell
         self._free = asyncio.Semaphore(_CHUNKS_AT_ONCE)
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._arrivals = Arrivals(client)
         self._closing = False
         self.acknowledge: Acknowledge | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -107,9 +109,9 @@ class ReverseApplier:
         for some in _parts(_newest(zip(events, sizes, strict=True))):
             await self._write(namespace, [self._of(one) for one in some])
         failpoints.reach(failpoints.REVERSE_AFTER_WRITE)
-        for one in events:
-            if one.operation is Operation.BARRIER:
-                await self._arrive(one, chunk[-1].topic, chunk[-1].partition)
+        place = chunk[-1].topic, chunk[-1].partition
+        if barriers := [one for event in events if (one := arrival(event, *place)) is not None]:
+            await self._arrivals.note(barriers)
         metrics.REVERSE_LAG.observe(max(0.0, time.time() - events[-1].wall.timestamp()))
         assert self.acknowledge is not None
         await self.acknowledge(event)
@@ -174,19 +176,6 @@ class ReverseApplier:
         row_id = planned.plan.row_id(one.id) if planned else UUID(int=0)
         tenant = one.tenant or UUID(int=0)
         await self._tell([Fault(tenant, "refused", namespace, str(row_id), reason)])
-
-    async def _arrive(self, event: Event, topic: str, partition: int) -> None:
-        match event.id:
-            case {"barrier": UUID() as barrier, "partitions": int(partitions)}:
-                pass
-            case _:
-                return
-        for delay in Backoff().delays():
-            try:
-                await reverse.arrive(self._client, barrier, topic, partition, partitions)
-                return
-            except Transient:
-                await asyncio.sleep(delay)
 
 
 def _newest(events: Iterable[tuple[Event, int]]) -> list[tuple[Event, int]]:
