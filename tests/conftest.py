@@ -8,6 +8,8 @@ import pytest_asyncio
 
 from worker.embedded import Services
 
+pytest_plugins = ["tests.turns"]
+
 # Started in the background, as by nohup, we ignore Ctrl-C; so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -60,6 +60,7 @@ async def test_a_process_that_dies_and_stays_dead(w: World, edge: str, role: str
         await nowhere_else(w, tenant, ends)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("edge", "role"),
     [
@@ -83,6 +84,7 @@ async def test_a_process_that_dies_and_is_started_again(w: World, edge: str, rol
         await nowhere_else(w, tenant, ends)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("edge", "ends"),
     [("cutover.fenced", "mongo"), ("rollback.closed", "postgres"), ("rollback.decided", "mongo")],

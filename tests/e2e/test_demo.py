@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from examples.spaces.oracle import Comparison
 from examples.spaces.writer import Counters
 from worker.demo import summary
 
 
+@pytest.mark.alone
 async def test_the_demo_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", "demo", "--documents", "2000", "--json"),
