@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,7 +15,8 @@ from pymongo.errors import OperationFailure
 
 from tests.support.world import World, world
 from worker.embedded import Services
-from worker.mongo.fence_documents import DATABASE, FenceDocuments, State
+from worker.mongo import fence_documents
+from worker.mongo.fence_documents import COLLECTION, CONFLICTS_WITHIN, DATABASE, FenceDocuments, State
 from worker.mongo.validators import LOCKS, InTheWay, Validators
 from worker.postgres import phases
 
@@ -88,6 +90,51 @@ async def test_a_group_decides_as_one(fences: FenceDocuments) -> None:
     assert await fences.decide_abort({two: 1}, "two")
     assert not await fences.decide_left(epochs, "one")
     assert await _state(fences, one) == (1, State.DRAINING)
+
+
+@pytest.mark.parametrize("comes_to_nothing", [True, False])
+async def test_what_another_change_was_in_the_way_of_is_tried_again(
+    w: World, fences: FenceDocuments, comes_to_nothing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1: what was decided before counts; what came to nothing decides nothing."""
+    monkeypatch.setattr(fence_documents, "CONFLICTS_WITHIN", 30.0)  # however busy the machine is
+    tenant = uuid4()
+    assert await _leaves(fences, tenant, 1)
+    async with await w.client.start_session() as session:
+        await _begins(w, session, tenant)
+        before = await _aborted(w)
+        deciding = asyncio.ensure_future(fences.decide_left({tenant: 1}, "one"))
+        await w.until_async("it was in vain", lambda: _more(w, before))
+        assert not deciding.done()
+        await (session.abort_transaction() if comes_to_nothing else session.commit_transaction())
+        assert await deciding is comes_to_nothing
+    assert await _state(fences, tenant) == ((1, State.LEFT) if comes_to_nothing else (7, State.DRAINING))
+
+
+async def test_who_stays_in_the_way_is_not_waited_for(w: World, fences: FenceDocuments) -> None:
+    tenant = uuid4()
+    assert await _leaves(fences, tenant, 1)
+    async with await w.client.start_session() as session:
+        await _begins(w, session, tenant)
+        async with asyncio.timeout(CONFLICTS_WITHIN + 5):
+            assert not await fences.decide_left({tenant: 1}, "one")
+        await session.abort_transaction()
+    assert await _state(fences, tenant) == (1, State.DRAINING)
+
+
+async def _begins(w: World, session: Any, tenant: UUID) -> None:
+    """Change a fence document, and do not say yet what is to become of it."""
+    session.start_transaction()
+    place = {"_id": {"migration": w.name, "tenant": tenant}}
+    await w.client[DATABASE][COLLECTION].update_one(place, {"$set": {"epoch": 7}}, session=session)
+
+
+async def _aborted(w: World) -> int:
+    return (await w.client.admin.command("serverStatus"))["transactions"]["totalAborted"]
+
+
+async def _more(w: World, before: int) -> bool:
+    return await _aborted(w) > before
 
 
 async def test_an_abort_goes_through_the_document_though_it_is_home(fences: FenceDocuments) -> None:

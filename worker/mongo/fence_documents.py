@@ -6,6 +6,8 @@ compare-and-set on state and exact epoch, acknowledged by a majority.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -20,11 +22,14 @@ from pymongo.read_concern import ReadConcern
 
 from worker.mongo import heartbeat
 from worker.mongo.client import Client
+from worker.retry import Backoff
 
 DATABASE = heartbeat.DATABASE
 COLLECTION = "fence"
 MAJORITY_MS = 3_000
-_CONFLICT = 112
+CONFLICTS_WITHIN = 0.3
+"""Seconds in which a change that met another one, which has not ended, is tried again."""
+_CONFLICT, _DUPLICATE = 112, 11000
 LEASE = 2.0
 """Seconds after which a successor takes over what its holder has not brought to an end."""
 
@@ -136,28 +141,47 @@ class FenceDocuments:
         values: Mapping[UUID, Sequence[Value]] | None = None,
         lease: float = LEASE,
     ) -> bool:
-        """Change all of these documents, or none; `Unclear` when the answer was lost."""
+        """Change all of these documents, or none; `Unclear` when the answer was lost.
+
+        A conflict says that another change was under way, or only that the server was busy. So it is tried
+        again for a moment: it matches then, or another one has come first.
+        """
+        until = time.monotonic() + CONFLICTS_WITHIN
+        for delay in Backoff(first=0.005, longest=0.05).delays():
+            try:
+                return await self._once(epochs, wanted, to, by, values, lease)
+            except OperationFailure as error:
+                unclear = error.has_error_label("UnknownTransactionCommitResult")
+                if unclear or error.code not in (_CONFLICT, _DUPLICATE):
+                    raise Unclear from error
+                if time.monotonic() > until:
+                    return False
+            except PyMongoError as error:
+                raise Unclear from error
+            await asyncio.sleep(delay)
+        raise AssertionError
+
+    async def _once(
+        self,
+        epochs: Mapping[UUID, int],
+        wanted: Mapping[UUID, Mapping[str, Any]],
+        to: State,
+        by: str,
+        values: Mapping[UUID, Sequence[Value]] | None,
+        lease: float,
+    ) -> bool:
         concern = self._collection.write_concern
-        try:
-            async with (
-                await self._client.start_session() as session,
-                session.start_transaction(write_concern=concern, max_commit_time_ms=MAJORITY_MS),
-            ):
-                for tenant, epoch in epochs.items():
-                    new = _new(epoch, to, by, lease)
-                    if values is not None:
-                        new["values"] = {"$literal": list(values[tenant])}
-                    if not await self._one(session, tenant, wanted[tenant], to, new):
-                        await session.abort_transaction()
-                        return False
-        except OperationFailure as error:
-            if error.code in (_CONFLICT, 11000) and not error.has_error_label(
-                "UnknownTransactionCommitResult"
-            ):
-                return False
-            raise Unclear from error
-        except PyMongoError as error:
-            raise Unclear from error
+        async with (
+            await self._client.start_session() as session,
+            session.start_transaction(write_concern=concern, max_commit_time_ms=MAJORITY_MS),
+        ):
+            for tenant, epoch in epochs.items():
+                new = _new(epoch, to, by, lease)
+                if values is not None:
+                    new["values"] = {"$literal": list(values[tenant])}
+                if not await self._one(session, tenant, wanted[tenant], to, new):
+                    await session.abort_transaction()
+                    return False
         return True
 
     async def _one(
