@@ -17,7 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of pytest-timeout: waiting is not the test's time
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    cache: Any = item.config.cache
+    cache: Any = getattr(item.config, "cache", None)
+    if cache is None:  # by -p no:cacheprovider
+        return (yield)
     with turn(cache.mkdir("turns"), alone=item.get_closest_marker("alone") is not None):
         return (yield)
 

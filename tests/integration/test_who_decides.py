@@ -16,7 +16,14 @@ from pymongo.errors import OperationFailure
 from tests.support.world import World, world
 from worker.embedded import Services
 from worker.mongo import fence_documents
-from worker.mongo.fence_documents import COLLECTION, CONFLICTS_WITHIN, DATABASE, FenceDocuments, State
+from worker.mongo.fence_documents import (
+    COLLECTION,
+    CONFLICTS_WITHIN,
+    DATABASE,
+    FenceDocuments,
+    State,
+    Unclear,
+)
 from worker.mongo.validators import LOCKS, InTheWay, Validators
 from worker.postgres import phases
 
@@ -117,7 +124,8 @@ async def test_who_stays_in_the_way_is_not_waited_for(w: World, fences: FenceDoc
     async with await w.client.start_session() as session:
         await _begins(w, session, tenant)
         async with asyncio.timeout(CONFLICTS_WITHIN + 5):
-            assert not await fences.decide_left({tenant: 1}, "one")
+            with pytest.raises(Unclear, match="does not end"):
+                await fences.decide_left({tenant: 1}, "one")
         await session.abort_transaction()
     assert await _state(fences, tenant) == (1, State.DRAINING)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,21 +74,21 @@ def test_others_run_beside_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mine", "its"), [(True, "with others"), (True, "alone"), (False, "alone")])
 def test_one_alone_waits_for_others_and_they_for_it(tmp_path: Path, mine: bool, its: str) -> None:
-    with turn(tmp_path, alone=mine):
-        one = Other(tmp_path, its)
-        until_it_waits(one, tmp_path / "room")
-    one.wait()
-    one.end()
+    with ExitStack() as stack:
+        with turn(tmp_path, alone=mine):
+            one = stack.enter_context(other(tmp_path, its))
+            until_it_waits(one, tmp_path / "room")
+        one.wait()
 
 
 def test_who_waits_to_be_alone_is_not_passed_by(tmp_path: Path) -> None:
-    with turn(tmp_path, alone=False):
-        alone = Other(tmp_path, "alone")
-        until_it_waits(alone, tmp_path / "room")
-        late = Other(tmp_path, "with others")
-        until_it_waits(late, tmp_path / "door")
-    alone.wait()
-    assert late.waits_at(tmp_path / "room") or late.waits_at(tmp_path / "door")
-    alone.end()  # killed, it gives its turn back
-    late.wait()
-    late.end()
+    with ExitStack() as stack:
+        with turn(tmp_path, alone=False):
+            alone = stack.enter_context(other(tmp_path, "alone"))
+            until_it_waits(alone, tmp_path / "room")
+            late = stack.enter_context(other(tmp_path, "with others"))
+            until_it_waits(late, tmp_path / "door")
+        alone.wait()
+        until_it_waits(late, tmp_path / "room")
+        alone.end()  # killed, it gives its turn back
+        late.wait()

@@ -43,7 +43,7 @@ _MOST = 200_000
 """Documents changed since the last clean generation that a move looks at; above, a generation comes first."""
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
-_UNFENCE_WITHIN = 1.0
+_HEAL_WITHIN = 1.0
 
 Tell = Callable[[str], None]
 
@@ -160,8 +160,8 @@ class Move:
             return f"not drained within {self._options.deadline:g} s ({self._steps})"
         except InTheWay as error:
             return f"MongoDB's fence was held up: {error}"
-        except Unclear:
-            return "MongoDB did not answer"
+        except Unclear as error:
+            return f"its fence document in MongoDB: {error}"
         except MONGO_FAULTS as error:
             return f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
@@ -316,7 +316,7 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
                     await asyncio.sleep(delay)  # another change of one of them was under way
                     continue
             failpoints.reach(failpoints.CUTOVER_ABORTING)
-            await ground.validators.unfence(_UNFENCE_WITHIN)
+            await ground.validators.heal(_HEAL_WITHIN)
             if await ground.fences.come_home(left, State.ABORTING, ground.holder):
                 return True
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:

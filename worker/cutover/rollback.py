@@ -45,7 +45,7 @@ from worker.retry import Backoff
 _ASK_EVERY = 0.004
 _MOST_IN_PAUSE = 5_000
 _CLOSE_WITHIN = 0.4
-_UNFENCE_WITHIN = 1.0
+_HEAL_WITHIN = 1.0
 
 
 class _Aborts(Exception):
@@ -324,7 +324,7 @@ async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = 
             else:
                 left = {}
             if not left:
-                await ground.validators.unfence(_UNFENCE_WITHIN)
+                await ground.validators.heal(_HEAL_WITHIN)
                 return
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:

@@ -117,17 +117,24 @@ async def connect(uri: str, role: str, *, within: float = 10) -> Client:
 
 def describe(error: PyMongoError) -> str:
     """Return an error without any value of a document: its kind, and the server's name for it."""
+    if isinstance(error, BulkWriteError):
+        return " ".join(map(str, [type(error).__name__, *sorted(set(_codes(error)))]))
     if isinstance(error, OperationFailure):
         name = (error.details or {}).get("codeName", "")
         return f"{type(error).__name__} {error.code} {name}".strip()
     return type(error).__name__
 
 
+def _codes(error: BulkWriteError) -> list[int]:
+    """Return the codes of all that went wrong: its own is always the same."""
+    details: Any = error.details
+    return [one.get("code", 0) for one in (*details["writeErrors"], *details["writeConcernErrors"])]
+
+
 def transient(error: PyMongoError) -> bool:
     """Return whether the same command may succeed later."""
-    if isinstance(error, BulkWriteError):  # its own code says nothing
-        told = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
-        return bool(told) and all(one.get("code") in _TRANSIENT for one in told)
+    if isinstance(error, BulkWriteError):
+        return (codes := _codes(error)) != [] and _TRANSIENT.issuperset(codes)
     if isinstance(error, OperationFailure):
         return error.code in _TRANSIENT or error.has_error_label("ResumableChangeStreamError")
     return isinstance(error, ConnectionFailure)

@@ -29,6 +29,7 @@ COLLECTION = "fence"
 MAJORITY_MS = 3_000
 CONFLICTS_WITHIN = 0.3
 """Seconds in which a change that met another one, which has not ended, is tried again."""
+_UNANSWERED = "MongoDB did not answer"
 _CONFLICT, _DUPLICATE = 112, 11000
 LEASE = 2.0
 """Seconds after which a successor takes over what its holder has not brought to an end."""
@@ -63,7 +64,7 @@ class Fence(NamedTuple):
 
 
 class Unclear(Exception):
-    """Whether a change was made cannot be told: read the documents again."""
+    """It cannot be told whether a change was made, or could be: read the documents again."""
 
 
 class FenceDocuments:
@@ -144,7 +145,7 @@ class FenceDocuments:
         """Change all of these documents, or none; `Unclear` when the answer was lost.
 
         A conflict says that another change was under way, or only that the server was busy. So it is tried
-        again for a moment: it matches then, or another one has come first.
+        again for a moment: it matches then, or another one has come first. Beyond, it is `Unclear` too.
         """
         until = time.monotonic() + CONFLICTS_WITHIN
         for delay in Backoff(first=0.005, longest=0.05).delays():
@@ -153,11 +154,11 @@ class FenceDocuments:
             except OperationFailure as error:
                 unclear = error.has_error_label("UnknownTransactionCommitResult")
                 if unclear or error.code not in (_CONFLICT, _DUPLICATE):
-                    raise Unclear from error
+                    raise Unclear(_UNANSWERED) from error
                 if time.monotonic() > until:
-                    return False
+                    raise Unclear("another change of it does not end") from error
             except PyMongoError as error:
-                raise Unclear from error
+                raise Unclear(_UNANSWERED) from error
             await asyncio.sleep(delay)
         raise AssertionError
 

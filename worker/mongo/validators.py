@@ -102,14 +102,9 @@ class Validators:
             or (str(rule.collection) in aside) != bool(part)
         ]
 
-    async def unfence(self, within: float) -> None:
-        """Refuse nobody whom the fence documents let in. `InTheWay` as of `fence`."""
-        await self._set(within, lambda rule: False)
-
     async def heal(self, within: float) -> None:
-        """As `unfence`, where anything is wrong at all: it takes the lock only then."""
-        if await self.wrong():
-            await self.unfence(within)
+        """Make all validators what the fence documents say. `InTheWay` as of `fence`."""
+        await self._set(within, lambda rule: False)
 
     async def restore(self, within: float) -> None:
         """Put applications' validators back, whatever the fence documents say. `InTheWay` as of `fence`."""

@@ -68,7 +68,12 @@ WHERE EXISTS (
                 AND (l.version_time, l.version_order) >= (d.version_time, d.version_order)))
 """
 _FORGET = """
-WITH barriers AS (DELETE FROM crossfade.barrier WHERE barrier_id = ANY($1::uuid[]))
+WITH barriers AS (
+    DELETE FROM crossfade.barrier
+    WHERE barrier_id = ANY($1::uuid[]) OR arrived_at < now() - interval '1 hour'
+), back AS (
+    DELETE FROM crossfade.reverse_barrier WHERE asked_at < now() - interval '1 hour'
+)
 DELETE FROM crossfade.draining_document d USING unnest($2::uuid[], $3::bigint[]) AS k(tenant_id, epoch)
 WHERE d.tenant_id = k.tenant_id AND d.epoch <= k.epoch
 """
@@ -139,5 +144,5 @@ async def expired(
 async def forget(
     connection: Connection, barriers: Collection[UUID], tenants: Sequence[UUID], epochs: Sequence[int]
 ) -> None:
-    """Remove what a move that has ended noted."""
+    """Remove what a move that has ended noted, and what others left an hour ago: nobody waits for that."""
     await connection.execute(_FORGET, list(barriers), list(tenants), list(epochs))

@@ -218,18 +218,9 @@ async def sent(connection: Connection, barriers: Sequence[UUID], partitions: int
     )
 
 
-_ASK = """
-WITH old AS (DELETE FROM crossfade.reverse_barrier WHERE asked_at < now() - interval '1 hour')
-INSERT INTO crossfade.reverse_barrier (barrier_id) VALUES ($1)
-"""
-
-
 async def ask_barrier(connection: Connection, barrier: UUID) -> None:
-    """Ask for a barrier, as the role that changes phases; the reverse publisher sends it.
-
-    Those for which nobody can wait any more are removed.
-    """
-    await connection.execute(_ASK, barrier)
+    """Ask for a barrier, as the role that changes phases; the reverse publisher sends it."""
+    await connection.execute("INSERT INTO crossfade.reverse_barrier (barrier_id) VALUES ($1)", barrier)
 
 
 async def drained(connection: Connection, tenant: UUID) -> bool:

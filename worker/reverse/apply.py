@@ -110,7 +110,7 @@ class ReverseApplier:
             await self._write(namespace, [self._of(one) for one in some])
         failpoints.reach(failpoints.REVERSE_AFTER_WRITE)
         place = chunk[-1].topic, chunk[-1].partition
-        if barriers := [one for event in events if (one := arrival(event, *place)) is not None]:
+        if barriers := [one for each in events if (one := arrival(each, *place)) is not None]:
             await self._arrivals.note(barriers)
         metrics.REVERSE_LAG.observe(max(0.0, time.time() - events[-1].wall.timestamp()))
         assert self.acknowledge is not None
