@@ -11,9 +11,9 @@ import asyncpg
 import orjson
 
 from topics import Version
-from worker.errors import SchemaError
+from worker.errors import SchemaError, Transient
 from worker.postgres.connect import Connection
-from worker.postgres.faults import describe
+from worker.postgres.faults import Action, action_for, describe
 from worker.postgres.mismatches import ANY, CONCERNS, WHOSE
 from worker.postgres.target import quoted
 
@@ -347,12 +347,17 @@ async def last_full(connection: Connection, publisher: str) -> Any:
 
 
 async def require(store: Connection, reader: Connection, tables: Sequence[str]) -> None:
-    """Raise `SchemaError` where the control schema is too old, or the reader would not see every row."""
+    """Raise `SchemaError` where the control schema is too old, or the reader would not see every row.
+
+    `Transient` where PostgreSQL went away meanwhile.
+    """
     try:
         if not await store.fetchval(_READY):
             raise SchemaError("the control schema is too old", remedy="run `crossfade schema apply`")
         hidden = [row[0] for row in await reader.fetch(_SEES_ALL, tables)]
     except asyncpg.PostgresError as error:
+        if action_for(error)[0] is Action.RETRY:
+            raise Transient(f"PostgreSQL does not answer ({describe(error)})", remedy="try again") from None
         raise SchemaError(
             f"PostgreSQL refuses the reconciler ({describe(error)})", remedy="run `crossfade schema apply`"
         ) from None
