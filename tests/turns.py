@@ -6,7 +6,7 @@ import fcntl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -31,11 +31,7 @@ def turn(directory: Path, *, alone: bool) -> Iterator[None]:
     Whoever waits to be alone holds the door, so that others cannot pass it by for ever.
     """
     with (directory / "door").open("w") as door, (directory / "room").open("w") as room:
-        _lock(door, fcntl.LOCK_EX)
-        _lock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        _lock(door, fcntl.LOCK_UN)
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
         yield  # closing the file gives it back
-
-
-def _lock(file: IO[str], how: int) -> None:
-    fcntl.flock(file.fileno(), how)

@@ -64,8 +64,6 @@ class Run:
         self.roles: dict[str, asyncio.Task[None]] = {}
         self.armed: dict[str, str] = {}
         """Failpoints for the next start of a role."""
-        self.stands: dict[str, float] = {}
-        """Seconds for which a role's process stands still, once, at the failpoint it was started with."""
         self.movers: set[str] = set()
         """Processes that move tenants just now, and end by themselves."""
         self.struck: set[str] = set()
@@ -79,7 +77,6 @@ class Run:
     async def _keep(self, name: str) -> None:
         while name in self.roles:
             place = self.armed.pop(name, "")
-            self.stands[name] = float(place.rpartition(":")[2]) if "=hold:" in place else 0.0
             port = str(free_port(set()))  # of control
             env = {"CROSSFADE_FAILPOINTS": place, "CROSSFADE_CONTROL_PORT": port, **self.clocks.env(name)}
             await self.w.start(name.split()[0], name, **env)

@@ -14,7 +14,7 @@ import pytest
 from tests.turns import turn
 
 _CODE = """
-import sys, time
+import sys
 from pathlib import Path
 from tests.turns import turn
 with turn(Path(sys.argv[1]), alone=sys.argv[2] == "alone"):

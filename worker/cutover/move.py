@@ -161,7 +161,7 @@ class Move:
         except InTheWay as error:
             return f"MongoDB's fence was held up: {error}"
         except Unclear as error:
-            return f"its fence document in MongoDB: {error}"
+            return str(error)
         except MONGO_FAULTS as error:
             return f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:

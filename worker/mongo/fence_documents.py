@@ -147,40 +147,36 @@ class FenceDocuments:
         A conflict says that another change was under way, or only that the server was busy. So it is tried
         again for a moment: it matches then, or another one has come first. Beyond, it is `Unclear` too.
         """
+        changes = [
+            (tenant, wanted[tenant], _new(epoch, to, by, lease, None if values is None else values[tenant]))
+            for tenant, epoch in epochs.items()
+        ]
         until = time.monotonic() + CONFLICTS_WITHIN
         for delay in Backoff(first=0.005, longest=0.05).delays():
             try:
-                return await self._once(epochs, wanted, to, by, values, lease)
+                return await self._once(changes, to)
             except OperationFailure as error:
                 unclear = error.has_error_label("UnknownTransactionCommitResult")
                 if unclear or error.code not in (_CONFLICT, _DUPLICATE):
                     raise Unclear(_UNANSWERED) from error
                 if time.monotonic() > until:
-                    raise Unclear("another change of it does not end") from error
+                    raise Unclear("another change of its fence document does not end") from error
             except PyMongoError as error:
                 raise Unclear(_UNANSWERED) from error
             await asyncio.sleep(delay)
         raise AssertionError
 
     async def _once(
-        self,
-        epochs: Mapping[UUID, int],
-        wanted: Mapping[UUID, Mapping[str, Any]],
-        to: State,
-        by: str,
-        values: Mapping[UUID, Sequence[Value]] | None,
-        lease: float,
+        self, changes: Sequence[tuple[UUID, Mapping[str, Any], Mapping[str, Any]]], to: State
     ) -> bool:
+        """Try it: for each tenant what its document must be, and what is set then."""
         concern = self._collection.write_concern
         async with (
             await self._client.start_session() as session,
             session.start_transaction(write_concern=concern, max_commit_time_ms=MAJORITY_MS),
         ):
-            for tenant, epoch in epochs.items():
-                new = _new(epoch, to, by, lease)
-                if values is not None:
-                    new["values"] = {"$literal": list(values[tenant])}
-                if not await self._one(session, tenant, wanted[tenant], to, new):
+            for tenant, wanted, new in changes:
+                if not await self._one(session, tenant, wanted, to, new):
                     await session.abort_transaction()
                     return False
         return True
@@ -207,8 +203,9 @@ class FenceDocuments:
         return {"migration": self._migration, "tenant": tenant}
 
 
-def _new(epoch: int, to: State, by: str, lease: float) -> dict[str, Any]:
-    return {
+def _new(epoch: int, to: State, by: str, lease: float, values: Sequence[Value] | None) -> Mapping[str, Any]:
+    told = {} if values is None else {"values": {"$literal": list(values)}}
+    return told | {
         "state": to,
         "epoch": epoch,
         "holder": by,
