@@ -189,7 +189,6 @@ def run_(
         raise UsageError("name tenants, or --all", remedy="see `crossfade cutover --help`")
     options = Options(
         deadline=deadline,
-        fence_within=min(0.4, deadline / 2),
         rehearse=rehearse,
         reason=reason or "cutover",
         hooks=Hooks(before, after, hook_within),

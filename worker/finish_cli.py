@@ -17,7 +17,8 @@ from worker.mapping import Mapping
 from worker.mapping import load as load_mapping
 from worker.mongo import finish as mongo
 from worker.mongo.client import connect as connect_mongo
-from worker.mongo.validators import InTheWay, Validators
+from worker.mongo.fence_lock import InTheWay
+from worker.mongo.validators import Validators
 from worker.postgres import finish as postgres
 from worker.postgres.connect import Connection, connect
 from worker.settings import Settings, load

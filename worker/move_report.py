@@ -18,13 +18,17 @@ from worker.cutover.steps import Result
 from worker.errors import CrossfadeError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
+from worker.mongo.fence_lock import Turns
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import REHEARSED
+from worker.retry import Backoff
 from worker.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 Make = Callable[[Ground, list[UUID]], Awaitable[Result]]
-_PAUSE_BETWEEN = 1.0  # seconds between tries
+_SOON = 1.0  # seconds
+_REST = Backoff(first=_SOON, longest=15.0)
+"""After a pause in vain: it held writers up, who then have to catch up."""
 _DATABASES = {"mongo": "MongoDB", "postgres": "PostgreSQL", "": "where it did"}
 
 
@@ -77,23 +81,26 @@ async def run_all(
     Each is tried again until it succeeds or ``window`` seconds are over.
     """
     gate = asyncio.Semaphore(at_once)
+    turns = Turns()
 
     async def one(tenants: list[UUID]) -> Result:
         async with gate:
             until = time.monotonic() + window
+            rests = _REST.delays()
             while True:
-                result = await _once(settings, role, tenants, make)
+                result = await _once(settings, role, tenants, make, turns)
                 if result.why in ("", REHEARSED, MOVED_SINCE) or time.monotonic() > until:
                     return result
                 click.echo(f"{_who(result)}: {result.why}; trying again", err=True)
-                await asyncio.sleep(_PAUSE_BETWEEN)
+                rest = _SOON if result.pause is None else next(rests)
+                await asyncio.sleep(min(rest, max(0.0, until - time.monotonic())))
 
     return list(await asyncio.gather(*map(one, groups)))
 
 
-async def _once(settings: Settings, role: str, tenants: list[UUID], make: Make) -> Result:
+async def _once(settings: Settings, role: str, tenants: list[UUID], make: Make, turns: Turns) -> Result:
     try:
-        async with opened(settings, role) as ground:
+        async with opened(settings, role, turns=turns) as ground:
             return await make(ground, tenants)
     except CrossfadeError as error:
         return Result(tenants, "", why=str(error))

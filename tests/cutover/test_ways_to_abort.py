@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -9,8 +10,11 @@ from tests.support.moving import LEAD, application, cutover, moving, phase, tena
 from tests.support.way_back import brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
+from worker.mongo.fence_documents import DATABASE
+from worker.mongo.fence_lock import LOCKS
 
 SPOIL = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
+LONGER_THAN_A_FENCE = 1.2  # seconds; a fence has 0.7
 
 
 async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path) -> None:
@@ -39,13 +43,15 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
             assert code in (0, 1), told_all
             force = ("--force", "open-transactions-mongodb")
             code, (result,) = await cutover(w, str(one), *force)
-            assert code == 1 and "an open transaction, or many writes, hold it" in result["reason"], result
+            assert code == 1 and "many writes, hold it; session " in result["reason"], result
             assert result["pause_ms"] < 3000
             assert await phase(w, one) == "mongo"
             for tenant in (one, home):
                 users = w.mongo["users"]
                 await users.insert_one({"_id": uuid4(), "tenantId": tenant, "email": f"{uuid4()}@b.example"})
             await session.abort_transaction()
+
+        await _another_moves(w, one)
 
         # As one: all of them, or none.
         code, (result,) = await cutover(w, str(two), str(three), "--group", "--rehearse", "--window", "60")
@@ -63,6 +69,23 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         await _differs(w, one)
         await w.settled()
         assert await w.unequal() == []
+
+
+async def _another_moves(w: World, tenant: UUID) -> None:
+    """Its collMods are waited for before the pause begins: in it there would be no time for them."""
+    locks = w.client[DATABASE][LOCKS]
+    held = [{"$set": {"until": {"$add": ["$$NOW", 60_000]}}}]
+    assert (await locks.update_one({"_id": w.name}, held)).modified_count
+    rehearsal = asyncio.create_task(once(w, "cutover", str(tenant), "--rehearse", "--window", "60"))
+    await w.until_async("it moves", lambda: _is(w, tenant, "draining"))
+    await asyncio.sleep(LONGER_THAN_A_FENCE)  # for so long the other one goes on
+    await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])
+    code, told = await rehearsal
+    assert code == 0 and "fence was held up" not in told, told
+
+
+async def _is(w: World, tenant: UUID, wanted: str) -> bool:
+    return await phase(w, tenant) == wanted
 
 
 async def _differs(w: World, tenant: UUID) -> None:

@@ -138,7 +138,7 @@ OF_MOVES: dict[str, Bug | tuple[Bug, ...]] = {
     "left-without-fence": (
         Bug(
             "worker/cutover/move.py",
-            "        await ground.validators.fence(self._tenants, self._options.fence_within)\n",
+            "        await ground.validators.fence(self._tenants, max(left, _FENCE_LEAST))\n",
             "",
         ),
         Bug(

@@ -13,20 +13,14 @@ from motor.motor_asyncio import AsyncIOMotorClient
 
 from tests.support.locked import standalone_mongod
 from tests.support.named import collection, named
-from tests.support.world import World, world
+from tests.support.world import World, settings, world
 from worker.cutover import checks
 from worker.cutover.ground import opened
 from worker.embedded import Services
 from worker.mongo.bypass import bypassers
 from worker.mongo.client import connect
-from worker.settings import Settings
 
 _MAPPED = ["shop.orders", "shop.users"]
-
-
-def settings(w: World) -> Settings:
-    names = {f"CROSSFADE_{name.upper()}": name for name in Settings.model_fields}
-    return Settings(**{names[name]: value for name, value in w.env.items() if name in names})
 
 
 async def check(w: World, name: str) -> checks.Check:

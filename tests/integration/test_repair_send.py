@@ -9,21 +9,14 @@ import pytest
 from bson import ObjectId
 
 from tests.support.things import large, things, until_equal
-from tests.support.world import World
+from tests.support.world import World, settings
 from topics import Collection, Operation, Source, document_key
 from worker.embedded import Services
 from worker.errors import ServiceUnavailable, UsageError
 from worker.mapping import row_id
 from worker.repair.send import Report, opened
-from worker.settings import Settings
 
 MB = 1024 * 1024
-
-
-def settings(w: World, **other: Any) -> Settings:
-    prefix = "CROSSFADE_"
-    given = {name.removeprefix(prefix).lower(): value for name, value in w.env.items() if prefix in name}
-    return Settings(**given | other)
 
 
 async def send(w: World, *ids: Any, name: str = "a") -> Report:

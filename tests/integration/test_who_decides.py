@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,8 @@ from worker.mongo.fence_documents import (
     State,
     Unclear,
 )
-from worker.mongo.validators import LOCKS, InTheWay, Validators
+from worker.mongo.fence_lock import LOCKS, InTheWay
+from worker.mongo.validators import Validators
 from worker.postgres import phases
 
 _LATER = 1.0  # seconds in which a try that nobody waits for would be sent
@@ -206,10 +208,21 @@ async def test_nothing_is_sent_once_the_lock_was_given_back(w: World, fences: Fe
             await asyncio.sleep(0)
         with suppress(asyncio.CancelledError):
             await fencing
+        sent = [
+            {"$currentOp": {"allUsers": True}},
+            {"$match": {"command.comment": (await w.client[DATABASE][LOCKS].find_one(held))["attempt"]}},
+        ]
+
+        async def none() -> bool:
+            return not await w.client.admin.aggregate(sent).to_list(1)
+
+        await w.until_async("what it had sent has ended", none)
+        later = time.monotonic() + _LATER
+        while time.monotonic() < later:
+            assert await none(), "one was sent"
         assert await fences.decide_abort({tenant: 1}, "control")
         await session.abort_transaction()
     await Validators(w.client, w.mapping, w.name, "other").heal(5.0)
-    await asyncio.sleep(_LATER)
     assert not await validators.wrong()
 
 

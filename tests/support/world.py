@@ -29,6 +29,7 @@ from tests.support.same import unequal
 from topics import Event, decode
 from worker.embedded import Services
 from worker.mapping import Mapping, load
+from worker.settings import Settings
 
 PARTITIONS = 2
 PATIENCE = 180.0  # seconds; what takes one here may take a minute on a machine with much else to do
@@ -359,6 +360,12 @@ async def world(
         for name in list(new.processes):
             await new.kill(name)
         await remove(services, new.client, new.name)
+
+
+def settings(world: World, **other: Any) -> Settings:
+    """Return the settings that its processes get."""
+    names = {f"CROSSFADE_{name.upper()}": name for name in Settings.model_fields}
+    return Settings(**{names[key]: value for key, value in world.env.items() if key in names} | other)
 
 
 async def once(world: World, *command: str, within: float = PATIENCE, **env: str) -> tuple[int, str]:

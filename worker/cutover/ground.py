@@ -24,6 +24,7 @@ from worker.mapping import load
 from worker.mapping.ids import HASHED, uuid_to_objectid
 from worker.mongo.client import RAW, Client, connect, told_clearly, unasked
 from worker.mongo.fence_documents import FenceDocuments, Value
+from worker.mongo.fence_lock import Turns
 from worker.mongo.validation import values_of
 from worker.mongo.validators import Validators
 from worker.postgres import barriers, evidence
@@ -189,10 +190,13 @@ class Ground:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, role: str, *, alone: bool = False) -> AsyncIterator[Ground]:
+async def opened(
+    settings: Settings, role: str, *, alone: bool = False, turns: Turns | None = None
+) -> AsyncIterator[Ground]:
     """Yield the ground with connections of its own; a `UsageError` says which service is away.
 
     ``alone``: both may be away, for what the other decides alone; `Ground.again` connects to PostgreSQL.
+    ``turns``: what its moves share with others of this process.
     """
     mapping = load(settings.mapping)
     holder = f"{role} {socket.gethostname()}:{os.getpid()} {uuid4().hex[:8]}"
@@ -217,7 +221,7 @@ async def opened(settings: Settings, role: str, *, alone: bool = False) -> Async
             mapping,
             client,
             FenceDocuments(client, settings.publisher),
-            Validators(client, mapping, settings.publisher, holder),
+            Validators(client, mapping, settings.publisher, holder, turns),
             Sides(client, mapping, topics),
             RealCollections(client, checkpoints, mapping.sources()),
             holder,

@@ -21,7 +21,7 @@ from worker.errors import ConfigurationError, CrossfadeError, MappingError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear
-from worker.mongo.validators import InTheWay
+from worker.mongo.fence_lock import InTheWay
 from worker.postgres import phases
 from worker.postgres.faults import FAULTS, describe, unusable
 from worker.retry import pause
@@ -97,12 +97,13 @@ class Keeper:
 
         A move that is under way changes the one a moment after the other.
         """
-        wrong = set(await self._ground.validators.wrong())
-        if still := sorted(wrong & self._wrong):
+        validators = self._ground.validators
+        wrong = set(await validators.wrong())
+        if wrong & self._wrong and not await validators.busy():
             try:
-                await self._ground.validators.heal(_HEAL_WITHIN)
-                metrics.VALIDATORS_MENDED.inc()
-                _log.error("validators were not what the fences say; they are again", collections=still)
+                if mended := await validators.heal(_HEAL_WITHIN):
+                    metrics.VALIDATORS_MENDED.inc()
+                    _log.error("validators were not what the fences say; they are again", collections=mended)
             except InTheWay as error:
                 self._tell("a collection of MongoDB", str(error))
                 self._wrong = wrong

@@ -28,10 +28,12 @@ from worker.cutover.steps import Result, Steps
 from worker.cutover.verify import Verification
 from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
+from worker.mongo import in_the_way
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear, Value
-from worker.mongo.validators import InTheWay
+from worker.mongo.fence_lock import InTheWay
+from worker.mongo.validators import HELD
 from worker.postgres import barriers, evidence, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED
@@ -44,6 +46,9 @@ _MOST = 200_000
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
 _HEAL_WITHIN = 1.0
+_FENCE_SHARE, _FENCE_LEAST, _FENCE_MOST = 0.7, 0.02, 2.0  # of the deadline; seconds
+_TURN_WITHIN = 2.0  # seconds for another move's collMods, before the pause
+_ASK_WHO_WITHIN = 1.0
 
 Tell = Callable[[str], None]
 
@@ -54,11 +59,14 @@ class Options:
 
     deadline: float = 1.0
     """From the first refused write to the decision, at most; then the move aborts."""
-    fence_within: float = 0.4
-    """What a collMod may wait for open transactions, during which others wait behind it."""
     rehearse: bool = False
     reason: str = "cutover"
     hooks: hooks.Hooks = field(default_factory=hooks.Hooks)
+
+    @property
+    def fence_within(self) -> float:
+        """What the fence may take, which waits for open transactions, and lets others wait behind it."""
+        return min(self.deadline * _FENCE_SHARE, _FENCE_MOST)
 
     @property
     def lease(self) -> float:
@@ -80,7 +88,7 @@ class Move:
         self._incarnation: UUID | None = None
         self._barrier = uuid4()
         self._steps = Steps()
-        self._fenced = False
+        self._fenced = self._held_up = False
         self._values: Mapping[UUID, list[Value]] = {}
         self._since = 0
 
@@ -145,9 +153,12 @@ class Move:
         try:
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
-            await self._ground.answer_for(self._options.lease)
-            self._steps.begin()
-            async with self._ground.bounded(self._options.deadline):
+            async with self._ground.validators.turn(_TURN_WITHIN):
+                await self._ground.answer_for(self._options.lease)
+                self._steps.begin()
+                async with self._ground.bounded(self._options.deadline):
+                    await self._fence()
+            async with self._ground.bounded(self._options.deadline - (self._steps.pause or 0.0)):
                 await self._drain()
             if self._options.rehearse:
                 return REHEARSED
@@ -159,6 +170,8 @@ class Move:
             self._steps.ended("waited")
             return f"not drained within {self._options.deadline:g} s ({self._steps})"
         except InTheWay as error:
+            self._steps.ended("fence")
+            self._held_up = error.why == HELD
             return f"MongoDB's fence was held up: {error}"
         except Unclear as error:
             return str(error)
@@ -169,6 +182,15 @@ class Move:
         except CrossfadeError as error:
             return error.message
         return None
+
+    async def _who(self) -> str:
+        """Tell whose transactions are open for longer than the fence could wait."""
+        try:
+            async with asyncio.timeout(_ASK_WHO_WITHIN):
+                found = await in_the_way.open_transactions(self._ground.client, self._options.fence_within)
+        except (TimeoutError, CrossfadeError, *MONGO_FAULTS):
+            return ""
+        return "".join(f"; {one}" for one in found[:3])
 
     async def _look_before(self) -> None:
         """Look at what changed since the last clean generation, so that the pause has little left."""
@@ -190,15 +212,19 @@ class Move:
         epochs = [self._epochs[tenant] for tenant in self._tenants]
         return await barriers.draining(self._ground.reader, self._tenants, epochs, _MOST)
 
-    async def _drain(self) -> None:
+    async def _fence(self) -> None:
         ground = self._ground
         self._fenced = True
         if not await ground.fences.leave(self._epochs, self._values, ground.holder, self._options.lease):
             raise _Aborts("its fence document in MongoDB says otherwise")
         failpoints.reach(failpoints.CUTOVER_FENCE_DECIDED)
-        await ground.validators.fence(self._tenants, self._options.fence_within)
+        left = self._options.fence_within - (self._steps.pause or 0.0)
+        await ground.validators.fence(self._tenants, max(left, _FENCE_LEAST))
         self._steps.ended("fence")
         failpoints.reach(failpoints.CUTOVER_FENCED)
+
+    async def _drain(self) -> None:
+        ground = self._ground
         await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
         await self._arrived()
         self._steps.ended("barrier")
@@ -278,6 +304,8 @@ class Move:
                 return await self._end(self._result("postgres", "", await self._open()))
             self._steps.ended("abort")
         pause, told = self._steps.pause, self._steps.told()
+        if self._held_up:
+            why += await self._who()
         settled = await follow(
             self._ground, self._epochs, "draining", "mongo", f"{ABORTED}{why}", told, within=1.0
         )

@@ -34,7 +34,7 @@ from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import OURS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State, Unclear
-from worker.mongo.validators import InTheWay
+from worker.mongo.fence_lock import InTheWay
 from worker.postgres import barriers, outbox, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED

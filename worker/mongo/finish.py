@@ -7,7 +7,7 @@ from typing import Any
 from pymongo import WriteConcern
 
 from worker.mapping import Mapping
-from worker.mongo import fence_documents, heartbeat, reverse, validators
+from worker.mongo import fence_documents, fence_lock, heartbeat, reverse, validators
 from worker.mongo.client import Client, told_clearly
 
 
@@ -17,7 +17,7 @@ def _filters(mapping: Mapping, migration: str) -> dict[str, dict[str, Any]]:
     return {
         heartbeat.COLLECTION: {"_id": {"$regex": f"^{migration}( .*)?$"}},
         fence_documents.COLLECTION: {"_id.migration": migration},
-        validators.LOCKS: {"_id": migration},
+        fence_lock.LOCKS: {"_id": migration},
         validators.SET_ASIDE: {"_id.migration": migration},
         reverse.COLLECTION: {"_id.ns": {"$in": namespaces}},
         reverse.BARRIERS: {},

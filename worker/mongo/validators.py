@@ -8,33 +8,31 @@ strict and an error; otherwise it is set aside while any tenant is refused. It i
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import bson
-import structlog
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions
-from pymongo import ReadPreference, ReplaceOne, ReturnDocument, WriteConcern
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo import ReadPreference, ReplaceOne, WriteConcern
+from pymongo.errors import OperationFailure
 
 from topics import Collection
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import row_id
 from worker.mapping.sources import named_tenant
-from worker.mongo.client import Client, describe
+from worker.mongo.client import Client
 from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, FenceDocuments, refused
+from worker.mongo.fence_lock import Attempt, FenceLock, InTheWay, Turns
 from worker.mongo.validation import (
     ACTION,
     LEVEL,
     NONE,
-    OURS,
     Rule,
     Validation,
     ours,
@@ -44,44 +42,55 @@ from worker.mongo.validation import (
     with_ours,
 )
 
-_log = structlog.get_logger()
+SET_ASIDE = "fence_set_aside"
+"""Our collection of applications' validators, while ours are in their place."""
 
-LOCKS, SET_ASIDE = "fence_lock", "fence_set_aside"
-"""Collections of ours: the lock, and applications' validators while ours are in their place."""
-
-_MARGIN = 1.0  # seconds for which the lock is held beyond what a collMod of it may take
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_ASK_EVERY = 0.003
-_FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
-_HELD = "an open transaction, or many writes, hold it"
+FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
+HELD = "an open transaction, or many writes, hold it"
+_NO_TIME = "no time was left for it"
 _NO_MAJORITY = "no majority of the replica set answers"
 _REST = 2  # times as long writers go on before the next one
+_WHOLE = 0.9  # of a call's time
 _NOT_FOUND, _EXISTS, _TIMED_OUT, _KILLED, _INDEX_BUILD = 26, 48, 50, 11601, 12587
 _CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, uuid_representation=UuidRepresentation.STANDARD
 )
 
 
-class InTheWay(Exception):
-    """A collMod did not get its collection in time, or an index is being built there. Nothing changed."""
-
-    def __init__(self, namespace: str, why: str) -> None:
-        super().__init__(f"{namespace}: {why}")
-        self.namespace, self.why = namespace, why
-
-
 class Validators:
     """The validators of a mapping's real collections."""
 
-    def __init__(self, client: Client, mapping: MappingFile, migration: str, holder: str) -> None:
-        self._client, self._mapping, self._migration, self._holder = client, mapping, migration, holder
+    def __init__(
+        self,
+        client: Client,
+        mapping: MappingFile,
+        migration: str,
+        holder: str,
+        turns: Turns | None = None,
+    ) -> None:
+        self._client, self._mapping, self._migration = client, mapping, migration
         self._fences = FenceDocuments(client, migration)
         majority = WriteConcern("majority", wtimeout=MAJORITY_MS)
         ours = client[DATABASE]
-        self._locks: Any = ours.get_collection(LOCKS, write_concern=majority)
+        self._lock = FenceLock(client, migration, holder)
         self._aside: Any = ours.get_collection(SET_ASIDE, write_concern=majority)
-        self._patience: dict[str, float] = {}
-        """Seconds that the next collMod waits for a collection which the last one did not get."""
+        self._turns = Turns() if turns is None else turns
+
+    @asynccontextmanager
+    async def turn(self, within: float) -> AsyncIterator[None]:
+        """Yield when no other move fences, or after ``within`` seconds, to begin a pause; `fence` inside.
+
+        Moves of one `Turns` come in one after the other; others may still be first.
+        """
+        async with self._turns.fencing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    await self._lock.released()
+            yield
+
+    async def busy(self) -> bool:
+        """Whether somebody sets validators in this moment."""
+        return await self._lock.held()
 
     async def fence(self, tenants: Iterable[UUID], within: float) -> None:
         """Refuse these tenants everywhere; their fence documents say so already. Return when a majority does.
@@ -102,9 +111,11 @@ class Validators:
             or (str(rule.collection) in aside) != bool(part)
         ]
 
-    async def heal(self, within: float) -> None:
-        """Make all validators what the fence documents say. `InTheWay` as of `fence`."""
-        await self._set(within, lambda rule: False)
+    async def heal(self, within: float) -> list[str]:
+        """Make all validators what the fence documents say; return where they were not. `InTheWay` as of
+        `fence`.
+        """
+        return await self._set(within, lambda rule: False)
 
     async def restore(self, within: float) -> None:
         """Put applications' validators back, whatever the fence documents say. `InTheWay` as of `fence`."""
@@ -138,13 +149,12 @@ class Validators:
             rules.append(Rule(Collection.parse(namespace), None, only))
         return rules
 
-    async def _set(self, within: float, always: Callable[[Rule], bool], *, nobody: bool = False) -> None:
-        """Set all validators to what the fence documents say (D5), and read them back.
+    async def _set(self, within: float, always: Callable[[Rule], bool], *, nobody: bool = False) -> list[str]:
+        """Set all validators to what the fence documents say (D5), and read them back; return where.
 
         ``always``: whether a collMod is sent though nothing differs, for then a majority has what it sets.
         """
-        until = time.monotonic() + within
-        async with self._locked(within) as lock:
+        async with self._lock.taken(time.monotonic() + within) as lock:
             found, aside, live = await asyncio.gather(self._fences.read(), self._set_aside(), self._live())
             fences = [] if nobody else refused(found.values())
             wanted: dict[Rule, Validation] = {}
@@ -161,12 +171,13 @@ class Validators:
                     forget.append(namespace)
             await self._keep(keep)
             todo = [rule for rule in wanted if always(rule) or not _same(rule, wanted, live)]
+            changed = [str(rule.collection) for rule in todo]
             while todo:
-                if min(until, lock.until) <= time.monotonic():
-                    raise InTheWay(str(todo[0].collection), "it was changed by others for too long")
+                if lock.until <= time.monotonic():
+                    raise InTheWay(str(todo[0].collection), _NO_TIME)
                 lock.answered = False
                 await _all(
-                    self._collmod(rule.collection, wanted[rule], lock, until, str(rule.collection) in live)
+                    self._collmod(rule.collection, wanted[rule], lock, str(rule.collection) in live)
                     for rule in todo
                 )
                 lock.answered = True
@@ -174,20 +185,19 @@ class Validators:
                 todo = [rule for rule in wanted if not _same(rule, wanted, live)]
             if forget:
                 await self._aside.delete_many({"_id": {"$in": [self._id(one) for one in forget]}})
+        return changed
 
-    async def _collmod(
-        self, collection: Collection, wanted: Validation, lock: _Lock, until: float, there: bool
-    ) -> None:
+    async def _collmod(self, collection: Collection, wanted: Validation, lock: Attempt, there: bool) -> None:
         """Send one, which waits but a moment for the collection, until it gets it.
 
         All writers wait behind it. When they hold the application's last connections, then so do the
         transactions that it waits for, and none of them comes to its end before it gives up. Where they last
-        longer, it waits longer each time, until it has waited for as long as it may; then it begins anew.
+        longer, it waits longer each time, until it has waited for the whole of a call; then it begins anew.
         """
         name, late = str(collection), False
-        most = until - time.monotonic()
-        while (left := min(until, lock.until) - time.monotonic()) > 0:
-            patience = self._patience.get(name, _FIRST_PATIENCE)
+        most = lock.until - time.monotonic()
+        while (left := lock.until - time.monotonic()) > 0:
+            patience = self._turns.patience.get(name, FIRST_PATIENCE)
             rest = _REST * patience
             waits = left if late or patience + rest >= left else patience
             command = {
@@ -195,20 +205,20 @@ class Validators:
                 "validator": dict(wanted.validator),
                 "validationLevel": wanted.level,
                 "validationAction": wanted.action,
-                "maxTimeMS": max(1, round(waits * 1000)),
-                "comment": lock.attempt,
+                "maxTimeMS": math.ceil(waits * 1000),
+                "comment": lock.name,
                 "writeConcern": {"w": "majority", "wtimeout": MAJORITY_MS},
             }
             outcome = await self._sent(collection, command)
             if outcome is _Sent.DONE:
-                self._patience.pop(name, None)
+                self._turns.patience.pop(name, None)
                 return
             if outcome is _Sent.LATE:  # it is set: the same one again waits for a majority only
                 late = True
                 continue
-            self._patience[name] = patience * 2 if patience < most else _FIRST_PATIENCE
-            await asyncio.sleep(max(0.0, min(rest, until - time.monotonic())))
-        raise InTheWay(name, _NO_MAJORITY if late else _HELD)
+            self._turns.patience[name] = patience * 2 if waits < most * _WHOLE else FIRST_PATIENCE
+            await asyncio.sleep(max(0.0, min(rest, lock.until - time.monotonic())))
+        raise InTheWay(name, _NO_MAJORITY if late else HELD)
 
     async def _sent(self, collection: Collection, command: dict[str, Any]) -> _Sent:
         try:
@@ -274,66 +284,6 @@ class Validators:
                 )
         return found
 
-    @asynccontextmanager
-    async def _locked(self, within: float) -> AsyncIterator[_Lock]:
-        """Hold the lock of this migration's validators. What a predecessor had sent is ended first (D5)."""
-        attempt, until = f"{OURS} {uuid4()}", time.monotonic() + within
-        before = await self._lock(attempt, until, within + _MARGIN)
-        lock = _Lock(attempt, time.monotonic() + within + _MARGIN / 2)
-        try:
-            if before:
-                await self._end(before, until)
-            yield lock
-        finally:
-            lock.until = 0.0  # whatever is yet to be sent, by a task that nobody waits for, is not
-            # A collMod without an answer may be under way still: then the next one ends it by its name.
-            left = {} if lock.answered else {"attempt": attempt}
-            try:
-                await self._locks.update_one(
-                    {"_id": self._migration, "attempt": attempt},
-                    [{"$set": {"until": "$$NOW", "attempt": None, **left}}],
-                )
-            except PyMongoError as error:  # it runs out by itself
-                _log.warning("the fences' lock was not given back", error=describe(error))
-
-    async def _lock(self, attempt: str, until: float, seconds: float) -> str | None:
-        """Take the lock for some seconds; return the attempt of whoever had it and did not give it back."""
-        new = {
-            "attempt": attempt,
-            "holder": self._holder,
-            "until": {"$add": ["$$NOW", round(seconds * 1000)]},
-        }
-        while True:
-            before = await self._locks.find_one_and_update(
-                {"_id": self._migration, "$expr": {"$lte": ["$until", "$$NOW"]}},
-                [{"$set": new}],
-                return_document=ReturnDocument.BEFORE,
-            )
-            if before is not None:
-                return before.get("attempt")
-            try:
-                await self._locks.insert_one({"_id": self._migration, "until": _LONG_AGO})
-            except DuplicateKeyError:
-                if time.monotonic() > until:
-                    raise InTheWay("all collections", "another move holds the fences' lock") from None
-                await asyncio.sleep(_ASK_EVERY)
-
-    async def _end(self, attempt: str, until: float) -> None:
-        """End what another has sent under an attempt's name; return when the primary shows none."""
-        while True:
-            pipeline = [
-                {"$currentOp": {"allUsers": True, "localOps": True}},
-                {"$match": {"command.comment": attempt}},
-            ]
-            sent = [one async for one in self._client.admin.aggregate(pipeline)]
-            if not sent:
-                return
-            for one in sent:
-                await self._client.admin.command({"killOp": 1, "op": one["opid"]})
-            if time.monotonic() > until:
-                raise InTheWay("?", "a collMod of another controller does not end")
-            await asyncio.sleep(_ASK_EVERY)
-
     def _id(self, namespace: str) -> dict[str, str]:
         return {"migration": self._migration, "namespace": namespace}
 
@@ -366,11 +316,3 @@ class _Sent(Enum):
     DONE = auto()
     HELD = auto()
     LATE = auto()
-
-
-@dataclass(slots=True)
-class _Lock:
-    attempt: str
-    until: float
-    """By this process's monotonic clock: nothing is sent that could take effect later."""
-    answered: bool = True

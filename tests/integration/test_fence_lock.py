@@ -1,0 +1,99 @@
+"""Moves that fence take turns, and `control` tells a fence that is being set from a changed one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from tests.support.world import World, settings, world
+from worker.cutover.ground import opened
+from worker.cutover.keeper import LOOK_EVERY, Keeper
+from worker.embedded import Services
+from worker.mongo.fence_documents import DATABASE, FenceDocuments
+from worker.mongo.fence_lock import LOCKS, InTheWay, Turns
+from worker.mongo.validators import FIRST_PATIENCE, Validators
+
+_LOOKS = 4
+_MENDED = "validators were not what the fences say; they are again"
+
+
+@pytest_asyncio.fixture
+async def w(services: Services, tmp_path: Path) -> AsyncIterator[World]:
+    async with world(services, tmp_path) as made:
+        yield made
+
+
+def validators(w: World, turns: Turns | None = None) -> Validators:
+    return Validators(w.client, w.mapping, w.name, "test", turns)
+
+
+async def test_moves_of_one_command_take_turns(w: World) -> None:
+    """Also while one of them has yet to take the lock: its pause may have begun."""
+    turns, entered = Turns(), asyncio.Event()
+
+    async def another() -> None:
+        async with validators(w, turns).turn(5.0):
+            entered.set()
+
+    async with validators(w, turns).turn(5.0):
+        waiting = asyncio.create_task(another())
+        for _ in range(5):
+            async with validators(w).turn(5.0):  # of other commands: nobody has the lock
+                pass
+        assert not entered.is_set()
+    await asyncio.wait_for(waiting, 30)
+
+
+async def test_patience_grows_until_a_whole_call_was_in_vain(w: World) -> None:
+    """And begins anew: short tries find gaps that long ones leave no writer the time to make."""
+    turns, leads, seen = Turns(), f"{w.name}.leads", list[float]()
+    async with await w.client.start_session() as session:
+        session.start_transaction()
+        await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+        for _ in range(3):
+            with pytest.raises(InTheWay):
+                await validators(w, turns).fence((), 0.5)
+            seen.append(turns.patience[leads])
+        await session.abort_transaction()
+    await validators(w, turns).fence((), 5.0)
+    assert leads not in turns.patience
+    assert seen[0] > FIRST_PATIENCE and FIRST_PATIENCE in seen[1:], seen
+
+
+async def test_healing_tells_what_was_wrong(w: World) -> None:
+    tenant, leads = uuid4(), f"{w.name}.leads"
+    assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one")
+    assert leads in await validators(w).heal(5.0)
+    assert await validators(w).heal(5.0) == []
+    await w.mongo.command({"collMod": "leads", "validator": {}})
+    assert await validators(w).heal(5.0) == [leads]
+
+
+async def test_control_does_not_set_a_fence_that_is_being_set(w: World) -> None:
+    """Its controller has the lock, and may have to wait for open transactions."""
+    tenant, locks, stop = uuid4(), w.client[DATABASE][LOCKS], asyncio.Event()
+    assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one", lease=600)
+    await locks.update_one(
+        {"_id": w.name}, [{"$set": {"until": {"$add": ["$$NOW", 600_000]}, "attempt": None}}], upsert=True
+    )
+
+    def told(logs: Any, event: str) -> bool:
+        return any(event in one["event"] for one in logs)
+
+    async with opened(settings(w), "control", alone=True) as ground:
+        with capture_logs() as logs:
+            keeping = asyncio.create_task(Keeper(ground).run(stop))
+            await asyncio.sleep(_LOOKS * LOOK_EVERY)  # in which it must not try
+            assert not told(logs, "a collection of MongoDB"), logs
+            await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])
+            await w.until("control has set it", lambda: told(logs, _MENDED))
+            stop.set()
+            await keeping
+    assert not await validators(w).wrong()
