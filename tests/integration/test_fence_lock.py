@@ -54,6 +54,7 @@ async def test_moves_of_one_command_take_turns(w: World) -> None:
 async def test_patience_grows_until_a_whole_call_was_in_vain(w: World) -> None:
     """And begins anew: short tries find gaps that long ones leave no writer the time to make."""
     turns, leads, seen = Turns(), f"{w.name}.leads", list[float]()
+    await validators(w, turns).fence((), 5.0)  # makes what is not there yet
     async with await w.client.start_session() as session:
         session.start_transaction()
         await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
