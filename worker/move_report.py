@@ -89,11 +89,11 @@ async def run_all(
             rests = _REST.delays()
             while True:
                 result = await _once(settings, role, tenants, make, turns)
-                if result.why in ("", REHEARSED, MOVED_SINCE) or time.monotonic() > until:
+                rest = _SOON if result.pause is None else next(rests)
+                if result.why in ("", REHEARSED, MOVED_SINCE) or time.monotonic() + rest > until:
                     return result
                 click.echo(f"{_who(result)}: {result.why}; trying again", err=True)
-                rest = _SOON if result.pause is None else next(rests)
-                await asyncio.sleep(min(rest, max(0.0, until - time.monotonic())))
+                await asyncio.sleep(rest)
 
     return list(await asyncio.gather(*map(one, groups)))
 

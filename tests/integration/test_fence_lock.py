@@ -51,6 +51,24 @@ async def test_moves_of_one_command_take_turns(w: World) -> None:
     await asyncio.wait_for(waiting, 30)
 
 
+async def test_a_turn_comes_when_nobody_has_the_lock(w: World) -> None:
+    locks = w.client[DATABASE][LOCKS]
+    held = [{"$set": {"until": {"$add": ["$$NOW", 600_000]}, "attempt": None}}]
+    await locks.update_one({"_id": w.name}, held, upsert=True)
+    with pytest.raises(InTheWay, match="another command"):
+        async with validators(w).turn(0.3):
+            raise AssertionError("nobody may begin a pause now")
+
+    async def patient() -> None:
+        async with validators(w).turn(60):
+            assert await locks.find_one({"_id": w.name, "$expr": {"$lte": ["$until", "$$NOW"]}})
+
+    waiting = asyncio.create_task(patient())
+    await asyncio.sleep(0.3)
+    await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])
+    await waiting
+
+
 async def test_patience_grows_until_a_whole_call_was_in_vain(w: World) -> None:
     """And begins anew: short tries find gaps that long ones leave no writer the time to make."""
     turns, leads, seen = Turns(), f"{w.name}.leads", list[float]()
@@ -60,7 +78,7 @@ async def test_patience_grows_until_a_whole_call_was_in_vain(w: World) -> None:
         await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
         for _ in range(3):
             with pytest.raises(InTheWay):
-                await validators(w, turns).fence((), 0.5)
+                await validators(w, turns).fence((), 2.0)
             seen.append(turns.patience[leads])
         await session.abort_transaction()
     await validators(w, turns).fence((), 5.0)

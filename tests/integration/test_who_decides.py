@@ -189,6 +189,37 @@ async def test_what_a_predecessor_sent_is_ended_first(w: World, fences: FenceDoc
     assert not await validators.wrong()
 
 
+async def test_what_was_sent_is_ended_by_whoever_comes_to_that(w: World) -> None:
+    """D5: also where the next one was broken off before it could."""
+    validators, locks, spared = Validators(w.client, w.mapping, w.name, "test"), w.client[DATABASE][LOCKS], 0
+    await validators.heal(5.0)
+    async with await w.client.start_session() as session:
+        session.start_transaction()
+        await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+        for number in range(10):
+            attempt = f"crossfade a dead controller's {number}"
+            await locks.update_one({"_id": w.name}, {"$set": {"attempt": attempt}})
+            late = {"collMod": "leads", "validator": {}, "maxTimeMS": _PATIENT, "comment": attempt}
+            sent = asyncio.ensure_future(w.mongo.command(late))
+            pipeline = [{"$currentOp": {"allUsers": True}}, {"$match": {"command.comment": attempt}}]
+            waits = lambda one=pipeline: w.client.admin.aggregate(one).to_list(1)  # noqa: E731
+            await w.until_async("it waits", waits)
+            healing = asyncio.create_task(validators.heal(1.0))
+            while await locks.find_one({"_id": w.name, "attempt": attempt}):
+                pass
+            await asyncio.sleep(number * 0.001)
+            healing.cancel()
+            await asyncio.wait([healing])
+            if await waits():
+                spared += 1
+                assert attempt in (await locks.find_one({"_id": w.name}))["left"]
+            await validators.heal(5.0)
+            with pytest.raises(OperationFailure, match="interrupted"):
+                await asyncio.wait_for(sent, 5)
+        await session.abort_transaction()
+    assert spared, "each was ended by the one that was broken off"
+
+
 async def test_nothing_is_sent_once_the_lock_was_given_back(w: World, fences: FenceDocuments) -> None:
     """D5: whoever is broken off twice no longer waits for its collMods, which rest between two tries."""
     tenant = uuid4()
@@ -202,6 +233,7 @@ async def test_nothing_is_sent_once_the_lock_was_given_back(w: World, fences: Fe
         fencing = asyncio.create_task(validators.fence([tenant], 5.0))
         held = {"_id": w.name, "attempt": {"$ne": None}}
         await w.until_async("it has the lock", lambda: w.client[DATABASE][LOCKS].find_one(held))
+        attempt = (await w.client[DATABASE][LOCKS].find_one(held))["attempt"]
         await asyncio.sleep(0.1)
         for _ in range(2):
             fencing.cancel()
@@ -210,7 +242,7 @@ async def test_nothing_is_sent_once_the_lock_was_given_back(w: World, fences: Fe
             await fencing
         sent = [
             {"$currentOp": {"allUsers": True}},
-            {"$match": {"command.comment": (await w.client[DATABASE][LOCKS].find_one(held))["attempt"]}},
+            {"$match": {"command.comment": attempt}},
         ]
 
         async def none() -> bool:

@@ -99,7 +99,9 @@ class Keeper:
         """
         validators = self._ground.validators
         wrong = set(await validators.wrong())
-        if wrong & self._wrong and not await validators.busy():
+        if wrong & self._wrong:
+            if await validators.busy():
+                return
             try:
                 if mended := await validators.heal(_HEAL_WITHIN):
                     metrics.VALIDATORS_MENDED.inc()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -32,8 +33,7 @@ from worker.mongo import in_the_way
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear, Value
-from worker.mongo.fence_lock import InTheWay
-from worker.mongo.validators import HELD
+from worker.mongo.fence_lock import Held, InTheWay
 from worker.postgres import barriers, evidence, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED
@@ -89,6 +89,8 @@ class Move:
         self._barrier = uuid4()
         self._steps = Steps()
         self._fenced = self._held_up = False
+        self._turn = AsyncExitStack()
+        """Open from before the pause until the fence stands, or what it has set is taken back."""
         self._values: Mapping[UUID, list[Value]] = {}
         self._since = 0
 
@@ -98,15 +100,16 @@ class Move:
         `UsageError` when it cannot begin, and nothing was changed.
         """
         await self._begin()
-        try:
-            why = await self._leave()
-        except BaseException:  # cancelled, or a fault of ours
-            await asyncio.shield(self._abort("it was interrupted"))
-            raise
-        if why is None:
-            why = await self._decide()
-        if why is not None:
-            return await self._abort(why)
+        async with self._turn:
+            try:
+                why = await self._leave()
+            except BaseException:  # cancelled, or a fault of ours
+                await asyncio.shield(self._abort("it was interrupted"))
+                raise
+            if why is None:
+                why = await self._decide()
+            if why is not None:
+                return await self._abort(why)
         settled = await self._open()
         return await self._end(self._result("postgres", "", settled))
 
@@ -153,12 +156,13 @@ class Move:
         try:
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
-            async with self._ground.validators.turn(_TURN_WITHIN):
-                await self._ground.answer_for(self._options.lease)
-                self._steps.begin()
-                async with self._ground.bounded(self._options.deadline):
-                    await self._fence()
-            async with self._ground.bounded(self._options.deadline - (self._steps.pause or 0.0)):
+            await self._turn.enter_async_context(self._ground.validators.turn(_TURN_WITHIN))
+            await self._verification.look(self._ground.reader, await self._draining())
+            await self._ground.answer_for(self._options.lease)
+            self._steps.begin()
+            async with self._ground.bounded(self._options.deadline):
+                await self._fence()
+                await self._turn.aclose()
                 await self._drain()
             if self._options.rehearse:
                 return REHEARSED
@@ -170,8 +174,9 @@ class Move:
             self._steps.ended("waited")
             return f"not drained within {self._options.deadline:g} s ({self._steps})"
         except InTheWay as error:
-            self._steps.ended("fence")
-            self._held_up = error.why == HELD
+            if self._fenced:
+                self._steps.ended("fence")
+            self._held_up = isinstance(error, Held)
             return f"MongoDB's fence was held up: {error}"
         except Unclear as error:
             return str(error)
@@ -184,13 +189,13 @@ class Move:
         return None
 
     async def _who(self) -> str:
-        """Tell whose transactions are open for longer than the fence could wait."""
+        """Tell whose transactions are open for longer than the fence could wait, where MongoDB says."""
         try:
             async with asyncio.timeout(_ASK_WHO_WITHIN):
                 found = await in_the_way.open_transactions(self._ground.client, self._options.fence_within)
         except (TimeoutError, CrossfadeError, *MONGO_FAULTS):
             return ""
-        return "".join(f"; {one}" for one in found[:3])
+        return f"; open meanwhile: {', '.join(map(str, found[:3]))}" if found else ""
 
     async def _look_before(self) -> None:
         """Look at what changed since the last clean generation, so that the pause has little left."""
@@ -294,7 +299,10 @@ class Move:
         """Let the tenants write in MongoDB again."""
         if self._fenced:
             async with self._ground.heard():
+                who = asyncio.create_task(self._who()) if self._held_up else None
                 aborted = await abort(self._ground, self._epochs, self._tell)
+                await self._turn.aclose()
+                why += await who if who else ""
             if not aborted:
                 if not await self._left():
                     raise Fatal(
@@ -304,8 +312,6 @@ class Move:
                 return await self._end(self._result("postgres", "", await self._open()))
             self._steps.ended("abort")
         pause, told = self._steps.pause, self._steps.told()
-        if self._held_up:
-            why += await self._who()
         settled = await follow(
             self._ground, self._epochs, "draining", "mongo", f"{ABORTED}{why}", told, within=1.0
         )

@@ -27,6 +27,7 @@ LOCKS = "fence_lock"
 
 _ASK_EVERY = 0.003
 _MARGIN = 1.0  # seconds for which the lock is held beyond what a collMod of it may take
+_LEFT = {"$ifNull": ["$left", []]}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,6 +37,13 @@ class InTheWay(Exception):
     def __init__(self, namespace: str, why: str) -> None:
         super().__init__(f"{namespace}: {why}")
         self.namespace, self.why = namespace, why
+
+
+class Held(InTheWay):
+    """Open transactions, or many writes, hold the collection."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace, "an open transaction, or many writes, hold it")
 
 
 @dataclass(slots=True)
@@ -85,43 +93,45 @@ class FenceLock:
     async def taken(self, until: float) -> AsyncIterator[Attempt]:
         """Hold it for what is done by a time of the monotonic clock; `InTheWay` while others have it.
 
-        What a predecessor had sent is ended first (D5).
+        What predecessors had sent is ended first (D5); by the next one, where this one does not come to that.
         """
         name = f"{OURS} {uuid4()}"
-        before = await self._take(name, until)
+        left = await self._take(name, until)
         attempt = Attempt(name, until)
         try:
-            if before:
-                await self._end(before, until)
+            if left:
+                await self._end(left, until)
+                left = []
             yield attempt
         finally:
             attempt.until = 0.0  # whatever is yet to be sent, by a task that nobody waits for, is not
-            # A collMod without an answer may be under way still: then the next one ends it by its name.
-            left = {} if attempt.answered else {"attempt": name}
+            if not attempt.answered:  # a collMod may be under way still
+                left = [*left, name]
             try:
                 await self._locks.update_one(
                     {"_id": self._migration, "attempt": name},
-                    [{"$set": {"until": "$$NOW", "attempt": None, **left}}],
+                    [{"$set": {"until": "$$NOW", "attempt": None, "left": left}}],
                 )
             except PyMongoError as error:  # it runs out by itself
                 _log.warning("the fences' lock was not given back", error=describe(error))
 
-    async def _take(self, name: str, until: float) -> str | None:
-        """Take it; return the attempt of whoever had it and did not give it back."""
+    async def _take(self, name: str, until: float) -> list[str]:
+        """Take it; return the attempts whose collMods may be under way still."""
         while True:
             seconds = max(0.0, until - time.monotonic()) + _MARGIN
             new = {
                 "attempt": name,
                 "holder": self._holder,
+                "left": {"$setUnion": [_LEFT, {"$cond": ["$attempt", ["$attempt"], []]}]},
                 "until": {"$add": ["$$NOW", round(seconds * 1000)]},
             }
-            before = await self._locks.find_one_and_update(
+            taken = await self._locks.find_one_and_update(
                 {"_id": self._migration, "$expr": {"$lte": ["$until", "$$NOW"]}},
                 [{"$set": new}],
-                return_document=ReturnDocument.BEFORE,
+                return_document=ReturnDocument.AFTER,
             )
-            if before is not None:
-                return before.get("attempt")
+            if taken is not None:
+                return taken["left"]
             try:
                 await self._locks.insert_one({"_id": self._migration, "until": _LONG_AGO})
             except DuplicateKeyError:
@@ -129,12 +139,12 @@ class FenceLock:
                     raise InTheWay("all collections", "another move holds the fences' lock") from None
                 await asyncio.sleep(_ASK_EVERY)
 
-    async def _end(self, attempt: str, until: float) -> None:
-        """End what another has sent under an attempt's name; return when the primary shows none."""
+    async def _end(self, attempts: list[str], until: float) -> None:
+        """End what was sent under these names; return when the primary shows none."""
         while True:
             pipeline = [
                 {"$currentOp": {"allUsers": True, "localOps": True}},
-                {"$match": {"command.comment": attempt}},
+                {"$match": {"command.comment": {"$in": attempts}}},
             ]
             sent = [one async for one in self._client.admin.aggregate(pipeline)]
             if not sent:

@@ -1,7 +1,7 @@
 """The fence in MongoDB: validators that refuse tenants' writes (PROTOCOL.md, MongoDB's fence).
 
-A validator is computed from the fence documents of all tenants, under a lock for each collection, set by one
-collMod that a majority has, and read back. An application's own validator is kept beside ours where it was
+A validator is computed from the fence documents of all tenants, under one lock, set by one collMod for each
+collection that a majority has, and read back. An application's own validator is kept beside ours where it was
 strict and an error; otherwise it is set aside while any tenant is refused. It is put back when none is.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import Any
 from uuid import UUID
@@ -28,7 +28,7 @@ from worker.mapping import row_id
 from worker.mapping.sources import named_tenant
 from worker.mongo.client import Client
 from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, FenceDocuments, refused
-from worker.mongo.fence_lock import Attempt, FenceLock, InTheWay, Turns
+from worker.mongo.fence_lock import Attempt, FenceLock, Held, InTheWay, Turns
 from worker.mongo.validation import (
     ACTION,
     LEVEL,
@@ -46,7 +46,6 @@ SET_ASIDE = "fence_set_aside"
 """Our collection of applications' validators, while ours are in their place."""
 
 FIRST_PATIENCE = 0.02  # seconds that a collMod waits for its collection; doubled each time
-HELD = "an open transaction, or many writes, hold it"
 _NO_TIME = "no time was left for it"
 _NO_MAJORITY = "no majority of the replica set answers"
 _REST = 2  # times as long writers go on before the next one
@@ -78,14 +77,17 @@ class Validators:
 
     @asynccontextmanager
     async def turn(self, within: float) -> AsyncIterator[None]:
-        """Yield when no other move fences, or after ``within`` seconds, to begin a pause; `fence` inside.
+        """Yield when nobody sets validators, so that a pause can begin; `fence` inside.
 
-        Moves of one `Turns` come in one after the other; others may still be first.
+        Moves of one `Turns` come in one after the other. Other commands are waited for ``within`` seconds,
+        then `InTheWay`; one of them may still be first.
         """
         async with self._turns.fencing:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(within):
                     await self._lock.released()
+            except TimeoutError:
+                raise InTheWay("all collections", "another command sets them for too long") from None
             yield
 
     async def busy(self) -> bool:
@@ -218,7 +220,7 @@ class Validators:
                 continue
             self._turns.patience[name] = patience * 2 if waits < most * _WHOLE else FIRST_PATIENCE
             await asyncio.sleep(max(0.0, min(rest, lock.until - time.monotonic())))
-        raise InTheWay(name, _NO_MAJORITY if late else HELD)
+        raise InTheWay(name, _NO_MAJORITY) if late else Held(name)
 
     async def _sent(self, collection: Collection, command: dict[str, Any]) -> _Sent:
         try:
