@@ -124,6 +124,7 @@ async def test_a_service_and_the_controller_are_lost(
         await nowhere_else(w, tenant, ends)
 
 
+@pytest.mark.alone
 async def test_control_is_started_while_mongodb_is_away(w: World) -> None:
     """A rollback whose controller died is taken back by PostgreSQL alone."""
     tenant, other = (await tenants_of(w))[:2]
