@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import LEAD, WITHIN, bring, held, in_postgres, nowhere_else, writable, written
-from tests.support.moving import application, cutover, looked_after, phase, tenants_of
+from tests.support.moving import application, cutover, looked_after, phase, tenants_of, until_phase
 from tests.support.world import World, once
 from worker.embedded import Services
 
@@ -149,7 +149,7 @@ async def test_a_transaction_stands_open_in_mongodb_in_a_rollback(w: World, when
         else:
             async with held(w, tenant, "rollback.decided", 1) as move:
                 await _open(w, other, session)
-                await w.until_async("it is decided", lambda: _is(w, tenant, "opening"))
+                await until_phase(w, tenant, "opening")
                 await asyncio.sleep(3)  # the fault's length
                 since = time.monotonic()
                 await session.abort_transaction()
@@ -188,10 +188,6 @@ async def test_a_hook_hangs(w: World, tmp_path: Path) -> None:
             assert longest < 0.5 + WITHIN
     running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
     assert not any(sleeping in one for line in running if line for one in line)
-
-
-async def _is(w: World, tenant: UUID, wanted: str) -> bool:
-    return await phase(w, tenant) == wanted
 
 
 async def _open(w: World, tenant: UUID, session: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of
+from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
 from tests.support.way_back import brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -77,15 +77,11 @@ async def _another_moves(w: World, tenant: UUID) -> None:
     held = [{"$set": {"until": {"$add": ["$$NOW", 60_000]}}}]
     assert (await locks.update_one({"_id": w.name}, held)).modified_count
     rehearsal = asyncio.create_task(once(w, "cutover", str(tenant), "--rehearse", "--window", "60"))
-    await w.until_async("it moves", lambda: _is(w, tenant, "draining"))
+    await until_phase(w, tenant, "draining")
     await asyncio.sleep(LONGER_THAN_A_FENCE)  # for so long the other one goes on
     await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])
     code, told = await rehearsal
     assert code == 0 and "fence was held up" not in told, told
-
-
-async def _is(w: World, tenant: UUID, wanted: str) -> bool:
-    return await phase(w, tenant) == wanted
 
 
 async def _differs(w: World, tenant: UUID) -> None:

@@ -34,6 +34,14 @@ def validators(w: World, turns: Turns | None = None) -> Validators:
     return Validators(w.client, w.mapping, w.name, "test", turns)
 
 
+async def _held(w: World) -> Any:
+    """Let another controller have the lock; return the collection that it is in."""
+    locks = w.client[DATABASE][LOCKS]
+    held = [{"$set": {"until": {"$add": ["$$NOW", 600_000]}, "attempt": None}}]
+    await locks.update_one({"_id": w.name}, held, upsert=True)
+    return locks
+
+
 async def test_moves_of_one_command_take_turns(w: World) -> None:
     """Also while one of them has yet to take the lock: its pause may have begun."""
     turns, entered = Turns(), asyncio.Event()
@@ -52,9 +60,7 @@ async def test_moves_of_one_command_take_turns(w: World) -> None:
 
 
 async def test_a_turn_comes_when_nobody_has_the_lock(w: World) -> None:
-    locks = w.client[DATABASE][LOCKS]
-    held = [{"$set": {"until": {"$add": ["$$NOW", 600_000]}, "attempt": None}}]
-    await locks.update_one({"_id": w.name}, held, upsert=True)
+    locks = await _held(w)
     with pytest.raises(InTheWay, match="another command"):
         async with validators(w).turn(0.3):
             raise AssertionError("nobody may begin a pause now")
@@ -97,11 +103,9 @@ async def test_healing_tells_what_was_wrong(w: World) -> None:
 
 async def test_control_does_not_set_a_fence_that_is_being_set(w: World) -> None:
     """Its controller has the lock, and may have to wait for open transactions."""
-    tenant, locks, stop = uuid4(), w.client[DATABASE][LOCKS], asyncio.Event()
+    tenant, stop = uuid4(), asyncio.Event()
     assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one", lease=600)
-    await locks.update_one(
-        {"_id": w.name}, [{"$set": {"until": {"$add": ["$$NOW", 600_000]}, "attempt": None}}], upsert=True
-    )
+    locks = await _held(w)
 
     def told(logs: Any, event: str) -> bool:
         return any(event in one["event"] for one in logs)
