@@ -24,12 +24,12 @@ async def test_a_tenant_moves_while_the_application_writes(services: Services, t
         code, told = await once(w, "cutover", "check", str(moved))
         assert code == 0, told
         async with w.writes(50):
-            code, results = await cutover(w, str(moved), "--rehearse")
+            code, results = await cutover(w, str(moved), "--rehearse", "--window", "60")
             print(results)
             assert code == 0 and results[0]["reason"] == "it is a rehearsal", results
             assert await phase(w, moved) == "mongo"
             await w.mongo["leads"].update_one({"tenantId": moved}, {"$set": {"name": "still at home"}})
-            code, results = await cutover(w, str(moved))
+            code, results = await cutover(w, str(moved), "--window", "60")
             print(results)
             assert code == 0, results
         assert await phase(w, moved) == "postgres"

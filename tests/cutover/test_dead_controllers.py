@@ -61,36 +61,34 @@ async def _ends(w: World, tenant: UUID, wanted: str, told: str) -> None:
     assert not await WRITES[other](w, tenant), f"{told}: both databases take its writes"
 
 
+async def _dies(w: World, failpoint: str, tenant: UUID, *arguments: str) -> None:
+    """Let a controller die at a step, which it may reach by its second try only."""
+    command, env = failpoint.partition(".")[0], {"CROSSFADE_FAILPOINTS": f"{failpoint}=exit:1"}
+    code, told = await once(w, command, str(tenant), *arguments, "--window", "60", **env)
+    assert code == EXIT_CODE, told
+
+
 async def test_a_controller_that_dies_leaves_no_tenant_behind(services: Services, tmp_path: Path) -> None:
     async with moving(services, tmp_path, tenants=8) as w:
         left = iter(await tenants_of(w))
         await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))
         for failpoint, ends in FORWARD.items():
             tenant = next(left)
-            code, told = await once(w, "cutover", str(tenant), CROSSFADE_FAILPOINTS=f"{failpoint}=exit:1")
-            assert code == EXIT_CODE, told
+            await _dies(w, failpoint, tenant)
             await _ends(w, tenant, ends, failpoint)
         # While it aborts, which it does as a rehearsal.
-        code, told = await once(
-            w,
-            "cutover",
-            str(tenant := next(left)),
-            "--rehearse",
-            CROSSFADE_FAILPOINTS="cutover.aborting=exit:1",
-        )
-        assert code == EXIT_CODE, told
+        await _dies(w, "cutover.aborting", tenant := next(left), "--rehearse")
         await _ends(w, tenant, "mongo", "cutover.aborting")
         tenant = next(left)
         for failpoint, ends in BACK.items():
             if await phase(w, tenant) == "mongo":
                 code, results = await cutover(w, str(tenant), "--window", "60")
                 assert code == 0, results
-            code, told = await once(w, "rollback", str(tenant), CROSSFADE_FAILPOINTS=f"{failpoint}=exit:1")
-            assert code == EXIT_CODE, told
+            await _dies(w, failpoint, tenant)
             await _ends(w, tenant, ends, failpoint)
         # Two at once: one moves it, the other says so.
         tenant = next(left)
-        both = await asyncio.gather(*(cutover(w, str(tenant)) for _ in range(2)))
+        both = await asyncio.gather(*(cutover(w, str(tenant), "--deadline", "10") for _ in range(2)))
         assert sorted(code for code, _ in both) == [0, 1], both
         await _ends(w, tenant, "postgres", "two at once")
         for tenant in await tenants_of(w):

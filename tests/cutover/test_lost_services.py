@@ -132,7 +132,7 @@ async def test_control_is_started_while_mongodb_is_away(w: World) -> None:
     await w.kill("control")
     async with written(w, tenant, other, rate=30):
         env = {"CROSSFADE_FAILPOINTS": "rollback.closed=exit:1"}
-        code, told = await once(w, "rollback", str(tenant), **env)
+        code, told = await once(w, "rollback", str(tenant), "--window", "60", **env)
         try:
             await w.services.kill("mongod")
             since = time.monotonic()

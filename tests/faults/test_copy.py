@@ -26,7 +26,8 @@ SELECT extract(epoch FROM max(greatest(clock_timestamp() - heartbeat_at - interv
 """
 RATE = 100
 THINGS = 2000
-MANY = 8000
+MANY = 16_000
+PACE = 900  # rows a second that apply writes at most, with SLOW
 SLOW = """
 CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END';
 CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON things FOR EACH ROW EXECUTE FUNCTION slow();
@@ -184,8 +185,7 @@ async def test_the_copy_yields_while_apply_is_behind(services: Services, tmp_pat
 async def _assert_the_stream_is_not_kept_waiting(w: World, limit: float) -> None:
     """Let the rest be copied at full speed into a slow PostgreSQL, while the application writes.
 
-    Apply does 900 documents a second at most. Given all at once, the stream's changes would come behind
-    that.
+    Given all at once, the stream's changes would come behind that.
     """
     connection = await w.connect()
     await connection.execute(SLOW)
@@ -196,7 +196,8 @@ async def _assert_the_stream_is_not_kept_waiting(w: World, limit: float) -> None
         waiting.append(one["copied"] - one["arrived"])
         await w.mongo["things"].update_one({"n": next(numbers)}, {"$inc": {"n": MANY}})
         lags.append(float(await w.value(LAG)))
-    assert 250 < max(waiting) < 0.6 * MANY
+    print("waited", max(waiting), "lag", max(lags))
+    assert 250 < max(waiting) < PACE * limit
     if not _busy():  # such a machine lags by itself
         assert max(lags) < limit
 

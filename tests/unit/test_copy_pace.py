@@ -42,6 +42,27 @@ def test_what_waits_for_apply_is_told_as_the_time_that_it_will_take() -> None:
     assert backlog.seconds == 0
 
 
+def test_a_batch_of_apply_shows_what_it_did_in_all_the_time_that_it_took() -> None:
+    backlog, here = Backlog(), ("t.copy", 0)
+    backlog.sent({here: 2000})
+    backlog.look({here: 0}, 0.0)
+    for n in range(8):
+        backlog.sent({here: 2000 * (n + 2)})
+        for half_second in range(1, 10):
+            backlog.look({here: 2000 * n}, 5.0 * n + half_second / 2)
+        backlog.look({here: 2000 * (n + 1)}, 5.0 * (n + 1))
+        assert backlog.seconds == pytest.approx(2000 / 400)
+
+
+def test_time_in_which_nothing_waits_is_no_time_of_apply() -> None:
+    backlog, here = Backlog(), ("t.copy", 0)
+    backlog.look({here: 0}, 0.0)
+    backlog.sent({here: 2000})
+    backlog.look({here: 0}, 60.0)
+    backlog.look({here: 1000}, 61.0)
+    assert backlog.seconds == pytest.approx(1000 / 1000)
+
+
 def test_a_partition_that_nobody_reads_is_no_backlog_for_ever() -> None:
     backlog, here = Backlog(), ("t.copy", 0)
     backlog.sent({here: 2000})

@@ -27,7 +27,8 @@ class Backlog:
     _moved_at: dict[Place, float] = field(default_factory=dict)
     _pace: Pace = field(default_factory=lambda: Pace(_MEMORY))
     _rate: float = _LEAST_PACE
-    _looked_at: float | None = None
+    _since: float = 0.0
+    """When apply began on what its next move will show: it commits batches, each after all of its time."""
 
     def sent(self, ends: Mapping[Place, int]) -> None:
         """Take in up to which offsets partitions have records."""
@@ -46,9 +47,10 @@ class Backlog:
                 # All read; or nobody reads it, as after the topic was made anew. A lag tells the rest.
                 del self._ends[place], self._next[place], self._moved_at[place]
             done += max(0, moved)
-        if busy and self._looked_at is not None:
-            self._rate = max(_LEAST_PACE, self._pace.add(done, now - self._looked_at))
-        self._looked_at = now
+        if busy and done:
+            self._rate = max(_LEAST_PACE, self._pace.add(done, now - self._since))
+        if done or not busy:
+            self._since = now
 
     @property
     def seconds(self) -> float:
