@@ -16,6 +16,7 @@ from pymongo.errors import PyMongoError
 
 from examples.spaces.shapes import Document, Shapes
 from tests.faults.run import Run
+from tests.support.signals import send
 from worker import failpoints
 from worker.embedded.state import ServiceName
 
@@ -53,9 +54,8 @@ async def pause_role(run: Run) -> str:
     run.signal(name, signal.SIGSTOP)
     process = run.w.processes.get(name)
     await asyncio.sleep(seconds)
-    if process is not None and process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)
+    if process is not None:
+        send(process, signal.SIGCONT)
     return f"pause {name} for {seconds:.1f} s"
 
 

@@ -6,13 +6,14 @@ import asyncio
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
 from tests.support.paused import paused
 from tests.support.proxy import Proxy
+from tests.support.signals import send
 from tests.support.wall_clock import WallClocks
 from tests.support.world import World
 from worker.embedded import Services
@@ -129,9 +130,8 @@ class Run:
     def signal(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a role's process a signal, if it runs."""
         process = self.w.processes.get(name)
-        if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+        if process is not None:
+            send(process, number)
 
     @asynccontextmanager
     async def killed(self, name: ServiceName) -> AsyncIterator[None]:

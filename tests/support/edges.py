@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 from examples.spaces.meanwhile import writing
 from examples.spaces.moved_writer import Away, MovedWriter, application, away_of, two_writers
 from tests.support.moving import LEAD, phase, until_phase
+from tests.support.signals import send
 from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
 from worker.postgres.faults import FAULTS
@@ -136,8 +137,7 @@ class Held:
 
     async def kill(self) -> None:
         """End it, if it has not ended."""
-        if self._process.returncode is None:
-            self._process.kill()
+        send(self._process)
         await self._process.wait()
 
 

@@ -26,6 +26,7 @@ from examples.spaces.writer import Writer
 from schema import migrate
 from tests.support.removal import remove
 from tests.support.same import unequal
+from tests.support.signals import send
 from topics import Event, decode
 from worker.embedded import Services
 from worker.mapping import Mapping, load
@@ -100,14 +101,12 @@ class World:
 
     async def kill(self, name: str) -> None:
         process = self.processes.pop(name)
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
+        send(process)
         await process.wait()
 
     async def stop(self, name: str) -> int:
         process = self.processes.pop(name)
-        if process.returncode is None:
-            process.terminate()
+        send(process, signal.SIGTERM)
         return await asyncio.wait_for(process.wait(), 20)
 
     async def ended(self, name: str, seconds: float = PATIENCE) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -59,7 +60,8 @@ class Hooks:
             return f"did not end within {self.within:g} s"
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, 9)
+                with suppress(ProcessLookupError):  # it has ended just now
+                    os.killpg(process.pid, 9)
                 await process.wait()
         if process.returncode:
             last = told.decode(errors="replace")[-_TOLD:].strip()
