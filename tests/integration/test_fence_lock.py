@@ -101,6 +101,32 @@ async def test_healing_tells_what_was_wrong(w: World) -> None:
     assert await validators(w).heal(5.0) == [leads]
 
 
+async def test_control_tells_what_it_mended_though_another_collection_is_held(w: World) -> None:
+    tenant, stop = uuid4(), asyncio.Event()
+    await validators(w).fence((), 30)  # makes what is not there yet
+    assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one", lease=600)
+    await validators(w).fence([tenant], 30)
+    for name in ("leads", "users"):
+        await w.mongo.command({"collMod": name, "validator": {}})
+
+    def told(logs: Any, name: str) -> bool:
+        return any(f"{w.name}.{name}" in one.get("collections", ()) for one in logs)
+
+    async with opened(settings(w), "control", alone=True) as ground:
+        with capture_logs() as logs:
+            async with await w.client.start_session() as session:
+                session.start_transaction()
+                await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+                keeping = asyncio.create_task(Keeper(ground).run(stop))
+                await w.until("users are mended", lambda: told(logs, "users"))
+                assert not told(logs, "leads"), logs
+                await session.abort_transaction()
+            await w.until("leads are mended", lambda: told(logs, "leads"))
+            stop.set()
+            await keeping
+    assert not await validators(w).wrong()
+
+
 async def test_control_does_not_set_a_fence_that_is_being_set(w: World) -> None:
     """Its controller has the lock, and may have to wait for open transactions."""
     tenant, stop = uuid4(), asyncio.Event()

@@ -8,7 +8,7 @@ at side by side: a database that is away, or silent, never holds up the other on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from worker.settings import Settings
 _log = structlog.get_logger()
 LOOK_EVERY = 0.5
 _HEAL_WITHIN = 0.2
-_EACH_WITHIN = 2.0
+_WORK_WITHIN = 2.0
 _ANSWER_WITHIN = 1.0  # seconds for MongoDB, where PostgreSQL's part can do without it
 _CONNECT_WITHIN = 3.0
 _SUCCESSION = "its controller died"
@@ -66,6 +66,8 @@ class Keeper:
         self._ground = ground
         self._told: dict[str, str] = {}
         self._wrong: set[str] = set()
+        self._sent: set[str] = set()
+        """Collections that we tried to mend, and do not know of yet whether we have."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until ``stop``; whatever is away is looked at again the next time."""
@@ -81,10 +83,11 @@ class Keeper:
         """End what overdue fence documents tell of, and heal validators."""
         ground = self._ground
         try:
-            for one in (await ground.fences.read()).values():
-                if one.overdue and one.state in (State.DRAINING, State.ABORTING):
-                    _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
-                    await self._patiently(move.abort(ground, {one.tenant: one.epoch}))
+            found = (await ground.fences.read()).values()
+            overdue = [one for one in found if one.overdue and one.state in (State.DRAINING, State.ABORTING)]
+            for one in overdue:
+                _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
+            await self._patiently(move.abort, {one.tenant: one.epoch for one in overdue})
             await self._heal()
         except (*MONGO_FAULTS, Unclear) as error:
             told = describe_mongo(error) if isinstance(error, MONGO_FAULTS) else type(error).__name__
@@ -99,25 +102,35 @@ class Keeper:
         """
         validators = self._ground.validators
         wrong = set(await validators.wrong())
+        self._tell_mended(self._sent - wrong)
+        self._sent &= wrong
         if wrong & self._wrong:
             if await validators.busy():
                 return
             try:
-                if mended := await validators.heal(_HEAL_WITHIN):
-                    metrics.VALIDATORS_MENDED.inc()
-                    _log.error("validators were not what the fences say; they are again", collections=mended)
-            except InTheWay as error:
+                self._tell_mended(await validators.heal(_HEAL_WITHIN))
+            except InTheWay as error:  # the next look tells whether it was mended for all that
+                self._sent |= set(error.sent)
                 self._tell("a collection of MongoDB", str(error))
                 self._wrong = wrong
                 return
         self._tell("a collection of MongoDB", "")
         self._wrong = wrong
 
-    async def _patiently(self, work: Awaitable[object]) -> None:
-        """Do work for a tenant, but not so long that others wait for it: the next look goes on."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_EACH_WITHIN):
-                await work
+    def _tell_mended(self, collections: Collection[str]) -> None:
+        if collections:
+            metrics.VALIDATORS_MENDED.inc()
+            told = sorted(collections)
+            _log.error("validators were not what the fences say; they are again", collections=told)
+
+    async def _patiently(
+        self, work: Callable[[Ground, Mapping[UUID, int]], Awaitable[object]], epochs: Mapping[UUID, int]
+    ) -> None:
+        """Do work for tenants at once, but not so long that others wait for it: the next look goes on."""
+        if epochs:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WORK_WITHIN):
+                    await work(self._ground, epochs)
 
     async def _by_postgresql(self) -> None:
         """Let phases follow what MongoDB has decided; end what was begun in PostgreSQL alone."""
@@ -128,28 +141,17 @@ class Keeper:
             if await phases.moving(ground.control):
                 # Before the phases: a tenant whose rollback is decided in between must not seem to be lost.
                 fences = await self._fences()
-                for one in await phases.moving(ground.control):
-                    await self._one(one, fences)
+                moving = await phases.moving(ground.control)
+                await self._back(_of(moving, "rolling_back"), fences)
+                if fences is not None:
+                    await self._opening(_of(moving, "opening"))
+                    await self._draining(_of(moving, "draining"), fences)
         except (CrossfadeError, *FAULTS) as error:
             if isinstance(error, FAULTS) and unusable(error):
                 ground.end()
             self._tell("PostgreSQL", describe(error) if isinstance(error, FAULTS) else str(error))
             return
         self._tell("PostgreSQL", "")
-
-    async def _one(self, one: phases.Standing, fences: Mapping[UUID, Fence] | None) -> None:
-        """Look at one tenant; what is in its way is not in the way of others."""
-        try:
-            if one.phase == "rolling_back":
-                await self._back(one, fences.get(one.tenant) if fences else None)
-            elif fences is not None and one.phase == "opening":
-                await self._opening(one)
-            elif fences is not None and one.phase == "draining":
-                await self._draining(one, fences.get(one.tenant))
-        except phases.Locked as error:
-            self._tell(f"the row of tenant {one.tenant}", str(error))
-            return
-        self._tell(f"the row of tenant {one.tenant}", "")
 
     async def _fences(self) -> Mapping[UUID, Fence] | None:
         """Return the fence documents; None while MongoDB does not tell."""
@@ -160,57 +162,64 @@ class Keeper:
             return None
 
     @asynccontextmanager
-    async def _alone(self, tenant: UUID) -> AsyncIterator[bool]:
-        """Hold a tenant's move, and tell whether that was to be had: else its controller lives."""
-        control = self._ground.control
-        held = await phases.try_hold(control, [tenant])
+    async def _alone(self, tenants: Iterable[phases.Standing]) -> AsyncIterator[list[phases.Standing]]:
+        """Hold those tenants' moves that are to be had, and tell which: the others' controllers live."""
+        control, held = self._ground.control, list[phases.Standing]()
         try:
+            for one in tenants:
+                if await phases.try_hold(control, [one.tenant]):
+                    held.append(one)
             yield held
         finally:
             if held and not control.is_closed():
-                await phases.let_go(control, [tenant])
+                await phases.let_go(control, [one.tenant for one in held])
 
-    async def _draining(self, one: phases.Standing, fence: Fence | None) -> None:
-        decided = fence is not None and fence.epoch == one.epoch and fence.state in (State.LEFT, State.HOME)
-        begun = fence is None or (fence.epoch < one.epoch and fence.state is State.HOME)
-        if not (decided or begun):
+    async def _follows(self, one: phases.Standing, after: str) -> None:
+        """Change a tenant's phase; what is in its way is not in the way of others."""
+        row = f"the row of tenant {one.tenant}"
+        try:
+            await phases.change(self._ground.control, {one.tenant: one.epoch}, one.phase, after, _SUCCESSION)
+        except phases.Locked as error:
+            self._tell(row, str(error))
             return
-        async with self._alone(one.tenant) as alone:
-            if not alone:
-                return
-            epochs = {one.tenant: one.epoch}
-            if begun:
-                await self._patiently(move.abort(self._ground, epochs))
-                fence = (await self._fences() or {}).get(one.tenant)
-                if fence is None or fence.epoch != one.epoch or fence.state is not State.HOME:
-                    return
-            after = "postgres" if fence is not None and fence.state is State.LEFT else "mongo"
-            await phases.change(self._ground.control, epochs, "draining", after, _SUCCESSION)
+        self._tell(row, "")
 
-    async def _opening(self, one: phases.Standing) -> None:
-        """It is decided: MongoDB opens."""
-        async with self._alone(one.tenant) as alone:
-            if not alone:
-                return
-            epochs = {one.tenant: one.epoch}
-            await self._patiently(rollback.open_mongodb(self._ground, epochs))
-            fences = await self._fences()
-            if fences is None:
-                return
-            fence = fences.get(one.tenant)
-            if fence is None or fence.state is not State.LEFT:
-                await phases.change(self._ground.control, epochs, "opening", "mongo", _SUCCESSION)
+    async def _draining(self, tenants: Iterable[phases.Standing], fences: Mapping[UUID, Fence]) -> None:
+        """Let PostgreSQL follow; a move that MongoDB knows nothing of is aborted there first."""
 
-    async def _back(self, one: phases.Standing, fence: Fence | None) -> None:
+        def state(one: phases.Standing) -> State | None:
+            return _decided(one, fences.get(one.tenant))
+
+        async with self._alone(one for one in tenants if state(one)) as alone:
+            begun = [one for one in alone if state(one) is State.ABORTING]
+            await self._patiently(move.abort, _epochs(begun))
+            fences = (await self._fences() or {}) if begun else fences
+            for one in alone:
+                if (decided := state(one)) is not State.ABORTING and decided is not None:
+                    await self._follows(one, "postgres" if decided is State.LEFT else "mongo")
+
+    async def _opening(self, tenants: Iterable[phases.Standing]) -> None:
+        """It is decided: MongoDB opens, with one collMod for all of them."""
+        async with self._alone(tenants) as alone:
+            await self._patiently(rollback.open_mongodb, _epochs(alone))
+            if not alone or (fences := await self._fences()) is None:
+                return
+            for one in alone:
+                fence = fences.get(one.tenant)
+                if fence is None or fence.state is not State.LEFT:
+                    await self._follows(one, "mongo")
+
+    async def _back(self, tenants: Iterable[phases.Standing], fences: Mapping[UUID, Fence] | None) -> None:
         """Before the decision a tenant without controller stays in PostgreSQL, with MongoDB away too."""
-        if fence is not None and fence.state is State.HOME and fence.epoch > one.epoch:
-            # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
-            self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
-            return
-        async with self._alone(one.tenant) as alone:
-            if alone:
-                epochs = {one.tenant: one.epoch}
-                await phases.change(self._ground.control, epochs, "rolling_back", "postgres", _SUCCESSION)
+        for one in tenants:
+            fence = fences.get(one.tenant) if fences else None
+            if fence is not None and fence.state is State.HOME and fence.epoch > one.epoch:
+                # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
+                self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
+                continue
+            async with self._alone([one]) as alone:
+                if alone:
+                    await self._follows(one, "postgres")
 
     def _tell(self, what: str, why: str) -> None:
         """Log what is in the way when it changes."""
@@ -220,3 +229,18 @@ class Keeper:
             else:
                 _log.info(f"{what} goes along again")
             self._told[what] = why
+
+
+def _of(tenants: Iterable[phases.Standing], phase: str) -> list[phases.Standing]:
+    return [one for one in tenants if one.phase == phase]
+
+
+def _decided(one: phases.Standing, fence: Fence | None) -> State | None:
+    """Return what MongoDB has decided of a move that drains; ABORTING while it knows nothing of it."""
+    if fence is None or (fence.epoch < one.epoch and fence.state is State.HOME):
+        return State.ABORTING
+    return fence.state if fence.epoch == one.epoch and fence.state in (State.LEFT, State.HOME) else None
+
+
+def _epochs(tenants: Iterable[phases.Standing]) -> dict[UUID, int]:
+    return {one.tenant: one.epoch for one in tenants}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,11 +32,15 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InTheWay(Exception):
-    """A collMod did not get its collection in time, or an index is being built there. Nothing changed."""
+    """A collMod did not get its collection in time, or an index is being built there.
+
+    ``sent``: the collections to which one was sent; it may have taken effect, or may yet.
+    """
 
     def __init__(self, namespace: str, why: str) -> None:
         super().__init__(f"{namespace}: {why}")
         self.namespace, self.why = namespace, why
+        self.sent: Sequence[str] = ()
 
 
 class Held(InTheWay):

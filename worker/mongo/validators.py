@@ -178,10 +178,14 @@ class Validators:
                 if lock.until <= time.monotonic():
                     raise InTheWay(str(todo[0].collection), _NO_TIME)
                 lock.answered = False
-                await _all(
-                    self._collmod(rule.collection, wanted[rule], lock, str(rule.collection) in live)
-                    for rule in todo
-                )
+                try:
+                    await _all(
+                        self._collmod(rule.collection, wanted[rule], lock, str(rule.collection) in live)
+                        for rule in todo
+                    )
+                except InTheWay as error:
+                    error.sent = changed
+                    raise
                 lock.answered = True
                 live = await self._live()
                 todo = [rule for rule in wanted if not _same(rule, wanted, live)]

@@ -23,7 +23,7 @@ from worker.mongo.client import Client, connect
 from worker.postgres import mapping_versions, outbox
 from worker.postgres.connect import Connection
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.faults import FAULTS, describe
+from worker.postgres.faults import FAULTS, Action, action_for, describe
 from worker.postgres.outbox import Fault
 from worker.retry import Backoff
 from worker.reverse.apply import ReverseApplier
@@ -60,10 +60,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
             await _prepare(client, connection)
         except FAULTS as error:
-            raise ServiceUnavailable(
-                f"PostgreSQL refuses the way back's start ({describe(error)})",
-                remedy="run `crossfade schema apply`, and check CROSSFADE_POSTGRES_DSN",
-            ) from None
+            raise _not_begun(error) from None
         kafka = await access(settings)
         names = TopicNames(settings.topic_prefix)
         collections = list(mapping.namespaces())
@@ -99,6 +96,18 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         aside = [asyncio.create_task(_look(dsn)), asyncio.create_task(_tidy(client, began))]
         await _until(stop, publisher, applier, app, aside)
     _log.info("the way back stopped")
+
+
+def _not_begun(error: BaseException) -> ServiceUnavailable:
+    """Say why PostgreSQL did not let the way back begin; most of it passes."""
+    if action_for(error)[0] is Action.RETRY:
+        return ServiceUnavailable(
+            f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
+        )
+    return ServiceUnavailable(
+        f"PostgreSQL refuses the way back's start ({describe(error)})",
+        remedy="run `crossfade schema apply`, and check CROSSFADE_POSTGRES_DSN",
+    )
 
 
 async def _prepare(client: Client, connection: Connection) -> None:

@@ -1,0 +1,26 @@
+"""What `crossfade reverse` says when PostgreSQL does not let it begin."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from worker.reverse.process import _not_begun
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (asyncpg.InterfaceError("connection is closed"), "does not answer"),
+        (asyncpg.CannotConnectNowError("starting up"), "does not answer"),
+        (TimeoutError(), "does not answer"),
+        (asyncpg.UndefinedTableError("no such table"), "crossfade schema apply"),
+        (asyncpg.InsufficientPrivilegeError("no"), "crossfade schema apply"),
+    ],
+)
+def test_what_passes_is_told_from_what_a_person_must_mend(error: Exception, told: str) -> None:
+    if isinstance(error, asyncpg.PostgresError):
+        error.sqlstate = type(error).sqlstate
+    found = _not_begun(error)
+    assert told in f"{found.message} {found.remedy}"
+    assert ("schema apply" in str(found.remedy)) is (told != "does not answer")
