@@ -123,8 +123,8 @@ OF_MOVES: dict[str, Bug | tuple[Bug, ...]] = {
     # A rollback whose controller died stays half-way.
     "left-rolling-back": Bug(
         "worker/cutover/keeper.py",
-        "                if alone:\n",
-        "                if not alone:\n",
+        "                    if alone:\n",
+        "                    if not alone:\n",
     ),
     # A rollback decides before MongoDB has what was written in PostgreSQL.
     "opened-before-drained": Bug(

@@ -24,6 +24,7 @@ _PERSON_MUST_ACT = 2
 _PASSES = (
     "cannot be reached",
     "does not answer",
+    "does not let the way back begin now",
     "does not take the heartbeat",
     "does not list its collections",
 )

@@ -7,13 +7,17 @@ import pytest
 
 from worker.reverse.process import _not_begun
 
+NOW = "begin now"
+
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (asyncpg.InterfaceError("connection is closed"), "does not answer"),
-        (asyncpg.CannotConnectNowError("starting up"), "does not answer"),
-        (TimeoutError(), "does not answer"),
+        (asyncpg.InterfaceError("connection is closed"), NOW),
+        (asyncpg.CannotConnectNowError("starting up"), NOW),
+        (TimeoutError(), NOW),
+        (asyncpg.ReadOnlySQLTransactionError("a standby"), NOW),
+        (asyncpg.TooManyConnectionsError("too many"), NOW),
         (asyncpg.UndefinedTableError("no such table"), "crossfade schema apply"),
         (asyncpg.InsufficientPrivilegeError("no"), "crossfade schema apply"),
     ],
@@ -23,4 +27,4 @@ def test_what_passes_is_told_from_what_a_person_must_mend(error: Exception, told
         error.sqlstate = type(error).sqlstate
     found = _not_begun(error)
     assert told in f"{found.message} {found.remedy}"
-    assert ("schema apply" in str(found.remedy)) is (told != "does not answer")
+    assert ("schema apply" in str(found.remedy)) is (told != NOW)

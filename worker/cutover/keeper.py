@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import structlog
 
 from worker import metrics
-from worker.cutover import move, rollback
 from worker.cutover.ground import Ground, opened
+from worker.cutover.succession import end_in_mongodb
 from worker.errors import ConfigurationError, CrossfadeError, MappingError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
@@ -66,6 +66,7 @@ class Keeper:
         self._ground = ground
         self._told: dict[str, str] = {}
         self._wrong: set[str] = set()
+        self._locked: list[str] = []
         self._sent: set[str] = set()
         """Collections that we tried to mend, and do not know of yet whether we have."""
 
@@ -87,7 +88,9 @@ class Keeper:
             overdue = [one for one in found if one.overdue and one.state in (State.DRAINING, State.ABORTING)]
             for one in overdue:
                 _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
-            await self._patiently(move.abort, {one.tenant: one.epoch for one in overdue})
+            if overdue:
+                epochs = {one.tenant: one.epoch for one in overdue}
+                await end_in_mongodb(ground, epochs, {}, _WORK_WITHIN)
             await self._heal()
         except (*MONGO_FAULTS, Unclear) as error:
             told = describe_mongo(error) if isinstance(error, MONGO_FAULTS) else type(error).__name__
@@ -123,18 +126,9 @@ class Keeper:
             told = sorted(collections)
             _log.error("validators were not what the fences say; they are again", collections=told)
 
-    async def _patiently(
-        self, work: Callable[[Ground, Mapping[UUID, int]], Awaitable[object]], epochs: Mapping[UUID, int]
-    ) -> None:
-        """Do work for tenants at once, but not so long that others wait for it: the next look goes on."""
-        if epochs:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_WORK_WITHIN):
-                    await work(self._ground, epochs)
-
     async def _by_postgresql(self) -> None:
         """Let phases follow what MongoDB has decided; end what was begun in PostgreSQL alone."""
-        ground = self._ground
+        ground, self._locked = self._ground, []
         try:
             async with asyncio.timeout(_CONNECT_WITHIN):
                 await ground.again()
@@ -142,16 +136,17 @@ class Keeper:
                 # Before the phases: a tenant whose rollback is decided in between must not seem to be lost.
                 fences = await self._fences()
                 moving = await phases.moving(ground.control)
-                await self._back(_of(moving, "rolling_back"), fences)
+                # Nobody whose home is certain waits for those whose home is not.
+                await self._decided([one for one in moving if one.phase != "opening"], fences or {})
                 if fences is not None:
-                    await self._opening(_of(moving, "opening"))
-                    await self._draining(_of(moving, "draining"), fences)
+                    await self._undecided(moving, fences)
         except (CrossfadeError, *FAULTS) as error:
             if isinstance(error, FAULTS) and unusable(error):
                 ground.end()
             self._tell("PostgreSQL", describe(error) if isinstance(error, FAULTS) else str(error))
             return
         self._tell("PostgreSQL", "")
+        self._tell("a tenant's row", "; ".join(self._locked[:3]))
 
     async def _fences(self) -> Mapping[UUID, Fence] | None:
         """Return the fence documents; None while MongoDB does not tell."""
@@ -163,63 +158,68 @@ class Keeper:
 
     @asynccontextmanager
     async def _alone(self, tenants: Iterable[phases.Standing]) -> AsyncIterator[list[phases.Standing]]:
-        """Hold those tenants' moves that are to be had, and tell which: the others' controllers live."""
+        """Hold those tenants' moves that are to be had, and tell which: the others' controllers live.
+
+        Those that are taken from the list are the block's to give back.
+        """
         control, held = self._ground.control, list[phases.Standing]()
         try:
             for one in tenants:
                 if await phases.try_hold(control, [one.tenant]):
                     held.append(one)
+            known = await phases.read(control, [one.tenant for one in held]) if held else {}
+            for one in list(held):
+                now = known.get(one.tenant)
+                if now is None or (now.phase, now.epoch) != (one.phase, one.epoch):
+                    await self._let_go(one, held)  # it has gone on since we looked
             yield held
         finally:
             if held and not control.is_closed():
                 await phases.let_go(control, [one.tenant for one in held])
 
+    async def _let_go(self, one: phases.Standing, held: list[phases.Standing]) -> None:
+        await phases.let_go(self._ground.control, [one.tenant])
+        held.remove(one)
+
     async def _follows(self, one: phases.Standing, after: str) -> None:
         """Change a tenant's phase; what is in its way is not in the way of others."""
-        row = f"the row of tenant {one.tenant}"
         try:
             await phases.change(self._ground.control, {one.tenant: one.epoch}, one.phase, after, _SUCCESSION)
         except phases.Locked as error:
-            self._tell(row, str(error))
-            return
-        self._tell(row, "")
+            self._locked.append(f"{one.tenant} {error}")
 
-    async def _draining(self, tenants: Iterable[phases.Standing], fences: Mapping[UUID, Fence]) -> None:
-        """Let PostgreSQL follow; a move that MongoDB knows nothing of is aborted there first."""
-
-        def state(one: phases.Standing) -> State | None:
-            return _decided(one, fences.get(one.tenant))
-
-        async with self._alone(one for one in tenants if state(one)) as alone:
-            begun = [one for one in alone if state(one) is State.ABORTING]
-            await self._patiently(move.abort, _epochs(begun))
-            fences = (await self._fences() or {}) if begun else fences
-            for one in alone:
-                if (decided := state(one)) is not State.ABORTING and decided is not None:
-                    await self._follows(one, "postgres" if decided is State.LEFT else "mongo")
-
-    async def _opening(self, tenants: Iterable[phases.Standing]) -> None:
-        """It is decided: MongoDB opens, with one collMod for all of them."""
-        async with self._alone(tenants) as alone:
-            await self._patiently(rollback.open_mongodb, _epochs(alone))
-            if not alone or (fences := await self._fences()) is None:
-                return
-            for one in alone:
-                fence = fences.get(one.tenant)
-                if fence is None or fence.state is not State.LEFT:
-                    await self._follows(one, "mongo")
-
-    async def _back(self, tenants: Iterable[phases.Standing], fences: Mapping[UUID, Fence] | None) -> None:
-        """Before the decision a tenant without controller stays in PostgreSQL, with MongoDB away too."""
+    async def _decided(self, tenants: Iterable[phases.Standing], fences: Mapping[UUID, Fence]) -> None:
+        """Let PostgreSQL follow what is decided; with MongoDB away, so are rollbacks that were only begun."""
         for one in tenants:
-            fence = fences.get(one.tenant) if fences else None
-            if fence is not None and fence.state is State.HOME and fence.epoch > one.epoch:
+            fence = fences.get(one.tenant)
+            if (
+                one.phase == "rolling_back"
+                and fence
+                and fence.state is State.HOME
+                and fence.epoch > one.epoch
+            ):
                 # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
                 self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
-                continue
-            async with self._alone([one]) as alone:
-                if alone:
-                    await self._follows(one, "postgres")
+            elif after := _after(one, fence):
+                async with self._alone([one]) as alone:
+                    if alone:
+                        await self._follows(one, after)
+
+    async def _undecided(self, moving: Iterable[phases.Standing], known: Mapping[UUID, Fence]) -> None:
+        """Bring moves to their end in MongoDB: whom it is to open for, and those that it knows nothing of."""
+        wanted = [one for one in moving if one.phase == "opening" or _only_begun(one, known.get(one.tenant))]
+        async with self._alone(wanted) as alone:
+            if not alone:
+                return
+            opening = {one.tenant: one.epoch for one in alone if one.phase == "opening"}
+            begun = {one.tenant: one.epoch for one in alone if one.phase == "draining"}
+            await end_in_mongodb(self._ground, begun, opening, _WORK_WITHIN)
+            if (fences := await self._fences()) is None:
+                return
+            for one in list(alone):
+                if after := _after(one, fences.get(one.tenant)):
+                    await self._follows(one, after)
+                await self._let_go(one, alone)
 
     def _tell(self, what: str, why: str) -> None:
         """Log what is in the way when it changes."""
@@ -231,16 +231,25 @@ class Keeper:
             self._told[what] = why
 
 
-def _of(tenants: Iterable[phases.Standing], phase: str) -> list[phases.Standing]:
-    return [one for one in tenants if one.phase == phase]
+def _after(one: phases.Standing, fence: Fence | None) -> str | None:
+    """Return the phase that is certain to be next."""
+    match one.phase:
+        case "rolling_back":  # before the decision it stays in PostgreSQL
+            return "postgres"
+        case "draining" if fence is not None and fence.epoch == one.epoch:
+            return {State.LEFT: "postgres", State.HOME: "mongo"}.get(fence.state)
+        case "opening" if fence is None or fence.state is not State.LEFT:
+            return "mongo"
+        case _:
+            return None
 
 
-def _decided(one: phases.Standing, fence: Fence | None) -> State | None:
-    """Return what MongoDB has decided of a move that drains; ABORTING while it knows nothing of it."""
-    if fence is None or (fence.epoch < one.epoch and fence.state is State.HOME):
-        return State.ABORTING
-    return fence.state if fence.epoch == one.epoch and fence.state in (State.LEFT, State.HOME) else None
+def _is_home_since(one: phases.Standing, fence: Fence | None) -> bool:
+    return fence is not None and fence.state is State.HOME and fence.epoch > one.epoch
 
 
-def _epochs(tenants: Iterable[phases.Standing]) -> dict[UUID, int]:
-    return {one.tenant: one.epoch for one in tenants}
+def _only_begun(one: phases.Standing, fence: Fence | None) -> bool:
+    """Whether a tenant drains of which MongoDB knows nothing."""
+    if one.phase != "draining":
+        return False
+    return fence is None or (fence.epoch < one.epoch and fence.state is State.HOME)

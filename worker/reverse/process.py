@@ -100,9 +100,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 def _not_begun(error: BaseException) -> ServiceUnavailable:
     """Say why PostgreSQL did not let the way back begin; most of it passes."""
-    if action_for(error)[0] is Action.RETRY:
+    action, why = action_for(error)
+    if action is Action.RETRY:
         return ServiceUnavailable(
-            f"PostgreSQL does not answer ({describe(error)})", remedy="check the server, then try again"
+            f"PostgreSQL does not let the way back begin now ({describe(error)}): {why}",
+            remedy="see that it is well, and that CROSSFADE_POSTGRES_DSN names the primary; then try again",
         )
     return ServiceUnavailable(
         f"PostgreSQL refuses the way back's start ({describe(error)})",

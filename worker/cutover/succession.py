@@ -1,0 +1,62 @@
+"""Ends in MongoDB what dead controllers left: of many tenants at once, and each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from uuid import UUID
+
+from worker import failpoints
+from worker.cutover.ground import Ground
+from worker.errors import CrossfadeError
+from worker.mongo.client import FAULTS
+from worker.mongo.fence_documents import State, Unclear
+from worker.mongo.fence_lock import InTheWay
+from worker.retry import Backoff
+
+_AT_ONCE = 8  # changes of fence documents
+_HEAL_WITHIN = 0.2
+Epochs = Mapping[UUID, int]
+
+
+async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, within: float) -> None:
+    """Abort moves of these epochs (D2), and let those in whom PostgreSQL has decided to bring home.
+
+    Returns after ``within`` seconds at the latest, whatever is in the way; the next call does the rest. What
+    is in the way of one document is not in the way of the others. All share one collMod of each collection.
+    """
+    fences, by = ground.fences, ground.holder
+    with suppress(TimeoutError, CrossfadeError, *FAULTS):
+        async with asyncio.timeout(within):
+            aborted, _ = await asyncio.gather(
+                _each(aborting, lambda epochs: fences.decide_abort(epochs, by)),
+                _each(opening, lambda epochs: fences.come_home(epochs, State.LEFT, by)),
+            )
+            if aborted:
+                failpoints.reach(failpoints.CUTOVER_ABORTING)
+            await _heal(ground)
+            await _each(aborted, lambda epochs: fences.come_home(epochs, State.ABORTING, by))
+
+
+async def _each(epochs: Epochs, change: Callable[[Epochs], Awaitable[bool]]) -> dict[UUID, int]:
+    """Change the documents of tenants one by one; return those that were changed."""
+    some, changed = asyncio.Semaphore(_AT_ONCE), dict[UUID, int]()
+
+    async def one(tenant: UUID, epoch: int) -> None:
+        async with some:
+            with suppress(Unclear, *FAULTS):
+                if await change({tenant: epoch}):
+                    changed[tenant] = epoch
+
+    await asyncio.gather(*(one(tenant, epoch) for tenant, epoch in epochs.items()))
+    return changed
+
+
+async def _heal(ground: Ground) -> None:
+    for delay in Backoff(first=0.02, longest=0.5).delays():
+        try:
+            await ground.validators.heal(_HEAL_WITHIN)
+            return
+        except InTheWay:
+            await asyncio.sleep(delay)
