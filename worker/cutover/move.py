@@ -26,6 +26,7 @@ from worker.cutover import hooks
 from worker.cutover.following import end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.steps import Result, Steps
+from worker.cutover.succession import let_in
 from worker.cutover.verify import Verification
 from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
@@ -45,7 +46,6 @@ _MOST = 200_000
 """Documents changed since the last clean generation that a move looks at; above, a generation comes first."""
 _MOST_IN_PAUSE = 5_000
 _LOOKS, _LOOK_AGAIN = 5, 0.3
-_HEAL_WITHIN = 1.0
 _FENCE_SHARE, _FENCE_LEAST, _FENCE_MOST = 0.7, 0.02, 2.0  # of the deadline; seconds
 _TURN_WITHIN = 2.0  # seconds for another move's collMods, before the pause
 _ASK_WHO_WITHIN = 1.0
@@ -349,8 +349,7 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
                 if not all(one in found and found[one].state is State.ABORTING for one in left):
                     await asyncio.sleep(delay)  # another change of one of them was under way
                     continue
-            failpoints.reach(failpoints.CUTOVER_ABORTING)
-            await ground.validators.heal(_HEAL_WITHIN)
+            await let_in(ground)
             if await ground.fences.come_home(left, State.ABORTING, ground.holder):
                 return True
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:

@@ -27,6 +27,7 @@ from worker.cutover.following import TRY_WITHIN, end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.move import Options, Tell
 from worker.cutover.steps import Result, Steps
+from worker.cutover.succession import let_in
 from worker.errors import CrossfadeError, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import in_the_way, reverse
@@ -45,7 +46,6 @@ from worker.retry import Backoff
 _ASK_EVERY = 0.004
 _MOST_IN_PAUSE = 5_000
 _CLOSE_WITHIN = 0.4
-_HEAL_WITHIN = 1.0
 
 
 class _Aborts(Exception):
@@ -324,7 +324,7 @@ async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = 
             else:
                 left = {}
             if not left:
-                await ground.validators.heal(_HEAL_WITHIN)
+                await let_in(ground, aborting=False)
                 return
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:

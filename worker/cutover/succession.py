@@ -16,7 +16,7 @@ from worker.mongo.fence_lock import InTheWay
 from worker.retry import Backoff
 
 _AT_ONCE = 8  # changes of fence documents
-_HEAL_WITHIN = 0.2
+_HEAL_WITHIN = 1.0  # seconds for all collections; writers wait behind each
 Epochs = Mapping[UUID, int]
 
 
@@ -33,9 +33,7 @@ async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, with
                 _each(aborting, lambda epochs: fences.decide_abort(epochs, by)),
                 _each(opening, lambda epochs: fences.come_home(epochs, State.LEFT, by)),
             )
-            if aborted:
-                failpoints.reach(failpoints.CUTOVER_ABORTING)
-            await _heal(ground)
+            await _let_in_at_last(ground, bool(aborted))
             await _each(aborted, lambda epochs: fences.come_home(epochs, State.ABORTING, by))
 
 
@@ -53,10 +51,20 @@ async def _each(epochs: Epochs, change: Callable[[Epochs], Awaitable[bool]]) -> 
     return changed
 
 
-async def _heal(ground: Ground) -> None:
+async def let_in(ground: Ground, aborting: bool = True) -> None:
+    """Let MongoDB take the writes of all whom the documents let in; `InTheWay` when it is busy.
+
+    ``aborting``: some are let in because their moves are aborted.
+    """
+    if aborting:
+        failpoints.reach(failpoints.CUTOVER_ABORTING)
+    await ground.validators.heal(_HEAL_WITHIN)
+
+
+async def _let_in_at_last(ground: Ground, aborting: bool) -> None:
     for delay in Backoff(first=0.02, longest=0.5).delays():
         try:
-            await ground.validators.heal(_HEAL_WITHIN)
+            await let_in(ground, aborting)
             return
         except InTheWay:
             await asyncio.sleep(delay)
