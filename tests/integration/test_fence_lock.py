@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 from structlog.testing import capture_logs
 
-from tests.support.world import World, settings, world
+from tests.support.world import World, settings
 from worker.cutover.ground import opened
 from worker.cutover.keeper import LOOK_EVERY, Keeper
-from worker.embedded import Services
 from worker.mongo.fence_documents import DATABASE, FenceDocuments
 from worker.mongo.fence_lock import LOCKS, InTheWay, Turns
 from worker.mongo.validators import FIRST_PATIENCE, Validators
 
 _LOOKS = 4
 _MENDED = "validators were not what the fences say; they are again"
-
-
-@pytest_asyncio.fixture
-async def w(services: Services, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(services, tmp_path) as made:
-        yield made
 
 
 def validators(w: World, turns: Turns | None = None) -> Validators:

@@ -6,16 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 
-from tests.support.world import World, settings, world
+from tests.support.world import World, settings
 from worker.cutover.ground import opened
 from worker.cutover.keeper import Keeper
-from worker.embedded import Services
 from worker.mongo.fence_documents import COLLECTION, DATABASE, FenceDocuments, State
 from worker.mongo.validators import Validators
 
@@ -24,17 +21,6 @@ WITHIN = 10.0  # seconds; a quarter of it on a quiet machine, and more than 14 w
 _ADD = "INSERT INTO crossfade.tenant (tenant_id, phase, epoch) VALUES ($1, $2::text::crossfade.phase, $3)"
 _IN = "SELECT count(*) FROM crossfade.tenant WHERE tenant_id = ANY($1) AND phase::text = $2"
 _LAST = UUID(int=2**128 - 1)  # behind all others in any order
-
-
-@pytest_asyncio.fixture
-async def w(services: Services, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(services, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def fences(w: World) -> FenceDocuments:
-    return FenceDocuments(w.client, w.name)
 
 
 @asynccontextmanager

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 from pymongo.errors import OperationFailure
 
-from tests.support.world import World, world
-from worker.embedded import Services
+from tests.support.world import World
 from worker.mongo import fence_documents
 from worker.mongo.fence_documents import (
     COLLECTION,
@@ -31,17 +27,6 @@ from worker.postgres import phases
 
 _LATER = 1.0  # seconds in which a try that nobody waits for would be sent
 _PATIENT = 20_000  # milliseconds that a predecessor's collMod would wait
-
-
-@pytest_asyncio.fixture
-async def w(services: Services, tmp_path: Path) -> AsyncIterator[World]:
-    async with world(services, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def fences(w: World) -> FenceDocuments:
-    return FenceDocuments(w.client, w.name)
 
 
 async def _leaves(fences: FenceDocuments, tenant: UUID, epoch: int, by: str = "one") -> bool:

@@ -192,12 +192,7 @@ class Keeper:
         """Let PostgreSQL follow what is decided; with MongoDB away, so are rollbacks that were only begun."""
         for one in tenants:
             fence = fences.get(one.tenant)
-            if (
-                one.phase == "rolling_back"
-                and fence
-                and fence.state is State.HOME
-                and fence.epoch > one.epoch
-            ):
+            if one.phase == "rolling_back" and _is_home_since(one, fence):
                 # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
                 self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
             elif after := _after(one, fence):
