@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
 from tests.support.way_back import brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
-from worker.mongo.fence_documents import DATABASE
+from worker.mongo.fence_documents import COLLECTION, DATABASE, State
 from worker.mongo.fence_lock import LOCKS
 
 SPOIL = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
@@ -49,6 +50,7 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
             for tenant in (one, home):
                 users = w.mongo["users"]
                 await users.insert_one({"_id": uuid4(), "tenantId": tenant, "email": f"{uuid4()}@b.example"})
+            await _take_turns(w, one, two, *force)
             await session.abort_transaction()
 
         await _another_moves(w, one)
@@ -69,6 +71,38 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         await _differs(w, one)
         await w.settled()
         assert await w.unequal() == []
+
+
+async def _take_turns(w: World, one: UUID, two: UUID, *force: str) -> None:
+    """Moves of a command whose fences find no gap: nobody's begins before the other's is taken back, and what
+    the first has learned of the collection the second knows.
+    """
+    state = {"$ifNull": ["$updateDescription.updatedFields.state", "$fullDocument.state"]}
+    fences, changes = w.client[DATABASE][COLLECTION], list[tuple[UUID, str]]()
+    async with fences.watch([{"$set": {"state": state}}], max_await_time_ms=500) as stream:
+        assert await stream.try_next() is None
+        moves = asyncio.create_task(cutover(w, str(one), str(two), "--at-once", "2", *force))
+        waits = await _waits_for_leads(w, moves)
+        code, results = await moves
+        assert code == 1 and all("many writes, hold it" in result["reason"] for result in results), results
+        while change := await stream.try_next():
+            changes.append((change["documentKey"]["_id"]["tenant"], change["state"]))
+    first, second = (one, two) if changes[0][0] == one else (two, one)
+    states = (State.DRAINING, State.ABORTING, State.HOME)
+    assert changes == [(tenant, state) for tenant in (first, second) for state in states], changes
+    fence, another = waits.values()
+    assert max(fence) < min(another), waits
+
+
+async def _waits_for_leads(w: World, moves: asyncio.Task[Any]) -> dict[str, set[int]]:
+    """Return, until the moves end, for each fence how long its collMods of `leads` would wait, in ms."""
+    waits = dict[str, set[int]]()
+    pipeline = [{"$currentOp": {}}, {"$match": {"command.collMod": "leads", "command.$db": w.name}}]
+    while not moves.done():
+        async for one in w.client.admin.aggregate(pipeline):
+            waits.setdefault(one["command"]["comment"], set()).add(one["command"]["maxTimeMS"])
+        await asyncio.sleep(0.01)
+    return waits
 
 
 async def _another_moves(w: World, tenant: UUID) -> None:
