@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.world import World, settings
-from worker.cutover.ground import opened
-from worker.cutover.keeper import LOOK_EVERY, Keeper
+from tests.support.keeping import keeping
+from tests.support.world import World
+from worker.cutover.keeper import LOOK_EVERY
 from worker.mongo.fence_documents import DATABASE, FenceDocuments
 from worker.mongo.fence_lock import LOCKS, InTheWay, Turns
 from worker.mongo.validators import FIRST_PATIENCE, Validators
@@ -92,7 +92,7 @@ async def test_healing_tells_what_was_wrong(w: World) -> None:
 
 
 async def test_control_tells_what_it_mended_though_another_collection_is_held(w: World) -> None:
-    tenant, stop = uuid4(), asyncio.Event()
+    tenant = uuid4()
     await validators(w).fence((), 30)  # makes what is not there yet
     assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one", lease=600)
     await validators(w).fence([tenant], 30)
@@ -102,37 +102,31 @@ async def test_control_tells_what_it_mended_though_another_collection_is_held(w:
     def told(logs: Any, name: str) -> bool:
         return any(f"{w.name}.{name}" in one.get("collections", ()) for one in logs)
 
-    async with opened(settings(w), "control", alone=True) as ground:
-        with capture_logs() as logs:
-            async with await w.client.start_session() as session:
-                session.start_transaction()
-                await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
-                keeping = asyncio.create_task(Keeper(ground).run(stop))
+    with capture_logs() as logs:
+        async with await w.client.start_session() as session:
+            session.start_transaction()
+            await w.mongo["leads"].insert_one({"_id": uuid4(), "tenantId": uuid4()}, session=session)
+            async with keeping(w):
                 await w.until("users are mended", lambda: told(logs, "users"))
                 assert not told(logs, "leads"), logs
                 await session.abort_transaction()
-            await w.until("leads are mended", lambda: told(logs, "leads"))
-            stop.set()
-            await keeping
+                await w.until("leads are mended", lambda: told(logs, "leads"))
     assert not await validators(w).wrong()
 
 
 async def test_control_does_not_set_a_fence_that_is_being_set(w: World) -> None:
     """Its controller has the lock, and may have to wait for open transactions."""
-    tenant, stop = uuid4(), asyncio.Event()
+    tenant = uuid4()
     assert await FenceDocuments(w.client, w.name).leave({tenant: 1}, {tenant: [tenant]}, "one", lease=600)
     locks = await _held(w)
 
     def told(logs: Any, event: str) -> bool:
         return any(event in one["event"] for one in logs)
 
-    async with opened(settings(w), "control", alone=True) as ground:
-        with capture_logs() as logs:
-            keeping = asyncio.create_task(Keeper(ground).run(stop))
+    with capture_logs() as logs:
+        async with keeping(w):
             await asyncio.sleep(_LOOKS * LOOK_EVERY)  # in which it must not try
             assert not told(logs, "a collection of MongoDB"), logs
             await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])
             await w.until("control has set it", lambda: told(logs, _MENDED))
-            stop.set()
-            await keeping
     assert not await validators(w).wrong()

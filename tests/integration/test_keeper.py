@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,9 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.world import World, settings
-from worker.cutover.ground import opened
-from worker.cutover.keeper import Keeper
+from tests.support.keeping import keeping
+from tests.support.world import World
 from worker.mongo.fence_documents import COLLECTION, DATABASE, FenceDocuments, State
 from worker.mongo.validators import Validators
 
@@ -21,18 +19,6 @@ WITHIN = 10.0  # seconds; a quarter of it on a quiet machine, and more than 14 w
 _ADD = "INSERT INTO crossfade.tenant (tenant_id, phase, epoch) VALUES ($1, $2::text::crossfade.phase, $3)"
 _IN = "SELECT count(*) FROM crossfade.tenant WHERE tenant_id = ANY($1) AND phase::text = $2"
 _LAST = UUID(int=2**128 - 1)  # behind all others in any order
-
-
-@asynccontextmanager
-async def _keeping(w: World) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    async with opened(settings(w), "control", alone=True) as ground:
-        keeping = asyncio.create_task(Keeper(ground).run(stop))
-        try:
-            yield
-        finally:
-            stop.set()
-            await keeping
 
 
 @asynccontextmanager
@@ -78,7 +64,7 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
     for tenant in opening:
         await w.execute(_ADD, tenant, "opening", 3)
     await w.execute(_ADD, left, "draining", 1)
-    async with _keeping(w):
+    async with keeping(w):
         async with _held_up(w):
             await w.until_async("one has left", lambda: _are_in(w, [left], "postgres"))
             assert await _are_in(w, opening, "opening")
@@ -97,7 +83,7 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
 async def test_moves_that_are_overdue_are_aborted_at_once(w: World, fences: FenceDocuments) -> None:
     """D2: none of their controllers can decide any more, though a collMod has to wait."""
     tenants = await _fenced(w, fences, lease=0)
-    async with _keeping(w):
+    async with keeping(w):
         async with _held_up(w):
             began = time.monotonic()
             done = State.ABORTING, State.HOME
@@ -125,7 +111,7 @@ async def test_one_whose_document_is_held_does_not_hold_up_the_others(
         session.start_transaction()
         documents = w.client[DATABASE][COLLECTION]
         await documents.update_one(mine, {"$set": {"holder": "one, killed"}}, session=session)
-        async with _keeping(w):
+        async with keeping(w):
             began = time.monotonic()
             await w.until_async("the others are home", lambda: _all_are(fences, others, State.HOME))
             assert time.monotonic() - began < WITHIN
