@@ -11,6 +11,7 @@ from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import ReadPreference
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -52,6 +53,8 @@ OURS = "crossfade "
 def unasked(uri: str, role: str, *, within: float = 10) -> Client:
     """Return a client that has asked nobody yet; `ServiceUnavailable` when there can be none of this string.
 
+    It reads at the primary where nothing else is asked for.
+
     ``within``: seconds in which a server must be found whenever one is asked, and, where that is shorter than
     ours, for which one may fall silent.
     """
@@ -61,6 +64,8 @@ def unasked(uri: str, role: str, *, within: float = 10) -> Client:
             uri,
             uuidRepresentation="standard",
             tz_aware=True,
+            # Whatever the string says: what decides must not be behind, and a transaction reads nowhere else.
+            read_preference=ReadPreference.PRIMARY,
             appname=f"{OURS}{role}",
             serverSelectionTimeoutMS=round(within * 1000),
             # A server that falls silent, because it is frozen or its network is gone, is given up after the
