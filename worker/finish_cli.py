@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 import orjson
 
-from topics import TopicNames, declare, declare_reverse
+from topics import Collection, TopicNames, declare, declare_reverse
 from worker.broker.access import access
 from worker.broker.admin import delete_topics, existing_topics
 from worker.errors import ConfigurationError, UsageError
-from worker.mapping import Mapping
 from worker.mapping import load as load_mapping
 from worker.mongo import finish as mongo
+from worker.mongo.client import Client, told_clearly
 from worker.mongo.client import connect as connect_mongo
+from worker.mongo.fence_documents import FenceDocuments, State
 from worker.mongo.fence_lock import InTheWay
 from worker.mongo.validators import Validators
 from worker.postgres import finish as postgres
+from worker.postgres import mapping_versions
 from worker.postgres.connect import Connection, connect
 from worker.settings import Settings, load
 
@@ -65,11 +68,17 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
     client = await connect_mongo(settings.mongo_uri.get_secret_value(), "finish")
     try:
         found = await postgres.ours(connection)
-        if found.schema:
-            await _require_finished(connection)
+        await _require_finished(connection, found.schema, client, settings.publisher)
         kafka = await access(settings)
-        topics = await existing_topics(kafka, _topics(settings, mapping))
-        documents = await mongo.ours(client, mapping, settings.publisher)
+        namespaces = set(map(str, mapping.namespaces()))
+        if found.schema:  # the file may have lost some since
+            namespaces |= (await mapping_versions.known(connection)).keys()
+        topics = await existing_topics(kafka, _topics(settings, namespaces))
+
+        def mapped(namespace: str) -> bool:
+            return namespace in namespaces or mapping.sources().find(namespace) is not None
+
+        documents = await mongo.ours(client, mapped, settings.publisher)
         for line in _lines(found, list(topics), documents):
             click.echo(line)
         if dry_run:
@@ -83,7 +92,7 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
             await Validators(client, mapping, settings.publisher, "finish").restore(_FENCE_WITHIN)
         except InTheWay as error:
             raise UsageError(f"a validator cannot be put back: {error}", remedy="try again") from None
-        await mongo.remove(client, mapping, settings.publisher)
+        await mongo.remove(client, mapped, settings.publisher)
         for role in await postgres.remove(connection):
             click.echo(f"role {role} stays: other databases need it, or it may not be dropped", err=True)
         click.echo("finished: nothing of Crossfade is left", err=True)
@@ -92,16 +101,33 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
         connection.terminate()
 
 
-async def _require_finished(connection: Connection) -> None:
+async def _require_finished(connection: Connection, schema: bool, client: Client, migration: str) -> None:
+    """See that nobody needs it any more: without it both databases would take a switched tenant's writes."""
+    with told_clearly():
+        fences = await FenceDocuments(client, migration).read()
+    if not schema:
+        if fences or await mongo.known(client, migration):
+            raise UsageError(
+                "MongoDB has this migration, but the database of CROSSFADE_POSTGRES_ADMIN_DSN has no schema "
+                "crossfade, so it cannot be told whether all tenants are complete",
+                remedy="name its own database; where that is lost, make our schema in another one",
+            )
+        return
     if left := await postgres.unfinished(connection):
         told = ", ".join(f"{count} in {phase}" for phase, count in left.items())
         raise UsageError(f"not every tenant is complete: {told}", remedy="see `crossfade tenants`")
+    away = {tenant for tenant, fence in fences.items() if fence.state is not State.HOME}
+    if missing := away - await postgres.complete(connection):
+        raise UsageError(
+            f"MongoDB refuses the writes of {len(missing)} tenants that are not complete here",
+            remedy="name the migration's own database in CROSSFADE_POSTGRES_ADMIN_DSN",
+        )
     if running := await postgres.connected(connection):
         raise UsageError(f"these still run: {', '.join(running)}", remedy="stop them first")
 
 
-def _topics(settings: Settings, mapping: Mapping) -> list[str]:
-    names, collections = TopicNames(settings.topic_prefix), list(mapping.namespaces())
+def _topics(settings: Settings, namespaces: Iterable[str]) -> list[str]:
+    names, collections = TopicNames(settings.topic_prefix), list(map(Collection.parse, namespaces))
     declared = [
         *declare(names, collections, partitions=1, replication=1),
         *declare_reverse(names, collections, partitions=1, replication=1),

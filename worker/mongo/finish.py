@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from pymongo import WriteConcern
 
-from worker.mapping import Mapping
 from worker.mongo import fence_documents, fence_lock, heartbeat, reverse, validators
 from worker.mongo.client import Client, told_clearly
 
+Mapped = Callable[[str], bool]
+"""Whether a namespace is, or was, of the mapping."""
 
-def _filters(mapping: Mapping, migration: str) -> dict[str, dict[str, Any]]:
+
+async def _filters(client: Client, mapped: Mapped, migration: str) -> dict[str, dict[str, Any]]:
     """Return which documents of our collections are of one migration: others may share the database."""
-    namespaces = [str(mapping.logical(name)) for name in mapping.collections]
+    written = await client[heartbeat.DATABASE][reverse.COLLECTION].distinct("_id.ns")
     return {
-        heartbeat.COLLECTION: {"_id": {"$regex": f"^{migration}( .*)?$"}},
+        heartbeat.COLLECTION: _heartbeats(migration),
         fence_documents.COLLECTION: {"_id.migration": migration},
         fence_lock.LOCKS: {"_id": migration},
         validators.SET_ASIDE: {"_id.migration": migration},
-        reverse.COLLECTION: {"_id.ns": {"$in": namespaces}},
+        reverse.COLLECTION: {"_id.ns": {"$in": list(filter(mapped, written))}},
         reverse.BARRIERS: {},
     }
 
 
-async def ours(client: Client, mapping: Mapping, migration: str) -> dict[str, int]:
+def _heartbeats(migration: str) -> dict[str, Any]:
+    return {"_id": {"$regex": rf"^{re.escape(migration)}( .*)?$"}}
+
+
+async def known(client: Client, migration: str) -> bool:
+    """Whether a migration of this name has ever begun here, and was not finished."""
+    with told_clearly():
+        beats = client[heartbeat.DATABASE][heartbeat.COLLECTION]
+        return await beats.count_documents(_heartbeats(migration), limit=1) > 0
+
+
+async def ours(client: Client, mapped: Mapped, migration: str) -> dict[str, int]:
     """Return how many documents of this migration each collection of ours has."""
     found: dict[str, int] = {}
     with told_clearly():
         there = set(await client[heartbeat.DATABASE].list_collection_names())
-        for name, wanted in _filters(mapping, migration).items():
+        for name, wanted in (await _filters(client, mapped, migration)).items():
             if name in there:
                 count = await client[heartbeat.DATABASE][name].count_documents(wanted)
                 found[f"{heartbeat.DATABASE}.{name}"] = count
     return found
 
 
-async def remove(client: Client, mapping: Mapping, migration: str) -> None:
+async def remove(client: Client, mapped: Mapped, migration: str) -> None:
     """Remove them, and the collections that are empty then. Done again, it does nothing."""
     database = client.get_database(heartbeat.DATABASE, write_concern=WriteConcern("majority"))
     with told_clearly():
         there = set(await database.list_collection_names())
-        for name, wanted in _filters(mapping, migration).items():
+        for name, wanted in (await _filters(client, mapped, migration)).items():
             if name not in there:
                 continue
             await database[name].delete_many(wanted)

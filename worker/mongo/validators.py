@@ -162,7 +162,11 @@ class Validators:
             wanted: dict[Rule, Validation] = {}
             keep: dict[str, Validation] = {}
             forget: list[str] = []
-            for rule in self._rules(live):
+            rules = self._rules(live)
+            if nobody:  # also of collections that the mapping has had, and has no more
+                gone = (aside.keys() & live.keys()) - {str(rule.collection) for rule in rules}
+                rules += [Rule(Collection.parse(namespace), None, None) for namespace in sorted(gone)]
+            for rule in rules:
                 namespace = str(rule.collection)
                 part = ours(rule, fences)
                 own = own_of(namespace, aside.get(namespace), live.get(namespace))

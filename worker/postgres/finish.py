@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -62,6 +63,12 @@ class Ours(NamedTuple):
 async def unfinished(connection: Connection) -> dict[str, int]:
     """Return how many tenants are in phases other than ``complete``."""
     return {row[0]: row[1] for row in await connection.fetch(_UNFINISHED)}
+
+
+async def complete(connection: Connection) -> set[UUID]:
+    """Return the tenants that are complete."""
+    rows = await connection.fetch("SELECT tenant_id FROM crossfade.tenant WHERE phase = 'complete'")
+    return {UUID(int=row[0].int) for row in rows}
 
 
 async def connected(connection: Connection) -> dict[str, int]:
