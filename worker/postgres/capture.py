@@ -10,6 +10,7 @@ for a look could miss what the fence let through; and never NOTIFY, for which al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from typing import NamedTuple
 
 from worker.mapping import CollectionPlan, TablePlan
@@ -19,6 +20,7 @@ from worker.postgres.target import quoted
 
 PREFIX = "crossfade_capture"
 """What the names of these triggers begin with."""
+_LONGEST = 63  # bytes of a name
 
 _KINDS = {
     "insert": "REFERENCING NEW TABLE AS after",
@@ -37,7 +39,15 @@ class _Captured(NamedTuple):
 
     @property
     def function(self) -> str:
-        return "crossfade." + quoted(f"capture_{self.name}"[:63])
+        return "crossfade." + quoted(function_name(self.name))
+
+
+def function_name(table: str) -> str:
+    """Return the name of a table's function: one of its own, however long the table's is."""
+    name = f"capture_{table}"
+    if len(name.encode()) > _LONGEST:  # PostgreSQL would cut it, and two tables' functions be one
+        name = f"capture_{blake2b(table.encode(), digest_size=16).hexdigest()}"
+    return name
 
 
 def _captured(mapping: MappingFile) -> Iterator[_Captured]:
