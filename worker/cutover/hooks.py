@@ -64,6 +64,11 @@ class Hooks:
                     os.killpg(process.pid, 9)
                 await process.wait()
         if process.returncode:
-            last = told.decode(errors="replace")[-_TOLD:].strip()
+            last = _printable(told.decode(errors="replace")[-_TOLD:])
             return f"failed with exit code {process.returncode}: {last}"
         return None
+
+
+def _printable(text: str) -> str:
+    """Return it in one line: terminals obey control characters, and PostgreSQL takes no NUL."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
