@@ -88,7 +88,11 @@ class Rollback:
             raise
         if why is not None:
             return await self._back(why)
-        return await self._end(await self._open(floor))
+        try:
+            result = await self._open(floor)
+        except _Aborts as error:
+            return await self._back(str(error))
+        return await self._end(result)
 
     async def _may(self) -> dict[UUID, int]:
         """Return the epochs of tenants that may come back."""
@@ -256,8 +260,11 @@ class Rollback:
         return result
 
     async def _decide(self, floor: int, told: Mapping[str, Any]) -> dict[UUID, int] | None:
-        """Return the epochs of the decision; None when it was not taken. Waits while that is unclear."""
-        ground = self._ground
+        """Return the epochs of the decision; None when it was not taken. Waits while that is unclear.
+
+        `_Aborts` when it is certain that it was not, for somebody holds what it needs beyond the deadline.
+        """
+        ground, unclear = self._ground, False
         for delay in Backoff(first=0.02, longest=0.5).delays():
             try:
                 async with ground.bounded(TRY_WITHIN):
@@ -277,8 +284,12 @@ class Rollback:
                             changed = {one: epoch + 1 for one, epoch in self._epochs.items()}
                 self._steps.ended("decide")
                 return changed
-            except (phases.Locked, CrossfadeError, *FAULTS):
-                await asyncio.sleep(delay)
+            except phases.Locked as error:
+                if not unclear and (self._steps.pause or 0.0) > self._options.deadline:
+                    raise _Aborts(f"its phase could not be changed: {error}") from None
+            except (CrossfadeError, *FAULTS):
+                unclear = True
+            await asyncio.sleep(delay)
         raise AssertionError
 
     def _is_decided(self, now: phases.Standing) -> bool:
