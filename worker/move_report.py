@@ -124,7 +124,9 @@ def tell(results: Sequence[Result], wanted: str, *, rehearse: bool, as_json: boo
 
 
 def _went_well(one: Result, wanted: str, rehearse: bool) -> bool:
-    return one.why == REHEARSED if rehearse else one.phase == wanted and not one.why
+    if rehearse:
+        return one.why == REHEARSED
+    return one.phase == wanted and not one.why and one.writable
 
 
 def _as_data(one: Result) -> dict[str, Any]:
@@ -148,7 +150,11 @@ def _line(one: Result, rehearse: bool) -> str:
     pause = "" if one.pause is None else f" after a pause of {one.pause * 1000:.0f} ms"
     steps = ", ".join(f"{name} {seconds * 1000:.0f}" for name, seconds in one.steps.items())
     more = f" ({steps} ms)" if steps else ""
-    later = "" if one.settled else "; the other database is away, and `crossfade control` sees to it later"
+    later = ""
+    if not one.writable:
+        later = "; PostgreSQL is away, and they cannot write before `crossfade control` has let them"
+    elif not one.settled:
+        later = "; the other database is away, and `crossfade control` sees to it later"
     if rehearse and one.why == REHEARSED:
         return f"{_who(one)}: rehearsed; {where}{pause}{more}{later}"
     why = f": {one.why}" if one.why else ""

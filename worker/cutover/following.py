@@ -56,13 +56,14 @@ async def follow(
 async def end(ground: Ground, hooks: Hooks, result: Result, epochs: Mapping[UUID, int]) -> Result:
     """Give the hold on tenants back, and run the hook behind their move, which ended with these epochs.
 
-    Where another command has moved one of them since, the result says so instead.
+    No hook where they cannot write yet. Where another command has moved one of them since, the result says so
+    instead.
     """
     moved = await _moved_since(ground, epochs)
     await quietly(phases.let_go(ground.control, result.tenants))
     if moved:
         result.phase, result.why = "", MOVED_SINCE
-    else:
+    elif result.writable:
         await hooks.run("after", result.phase, result.tenants)
     return result
 

@@ -52,3 +52,8 @@ class Result:
     looked_at: int = 0
     settled: bool = True
     """False: the other database is away and is yet to follow, which `crossfade control` sees to."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether they can write there now: MongoDB has decided, but PostgreSQL may not have followed."""
+        return self.settled or self.phase != "postgres"
