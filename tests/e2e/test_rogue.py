@@ -25,14 +25,19 @@ LETTERS = "SELECT count(*) FROM crossfade.dead_letter WHERE kind = $1 AND state:
 
 
 async def written_raw(w: World, tenant: UUID, other: UUID) -> int:
-    """Update, delete, move to another tenant, and insert; return how many writes there were."""
+    """Update, delete, move to another tenant, and insert, also what cannot be mapped; return how many writes
+    there were.
+    """
     users = w.mongo["users"]
-    one, two, three = await users.find({"tenantId": tenant}).limit(3).to_list(3)
+    one, two, three, four, five = await users.find({"tenantId": tenant}).limit(5).to_list(5)
     await users.update_one({"_id": one["_id"]}, {"$set": {"name": "raw"}})
     await users.delete_one({"_id": two["_id"]})
     await users.update_one({"_id": three["_id"]}, {"$set": {"tenantId": other}})
     await users.insert_one({**one, "_id": UUID(int=7), "email": "raw@x"})
-    return 4
+    await users.update_one({"_id": four["_id"]}, {"$unset": {"tenantId": 1}})
+    await users.update_one({"_id": five["_id"]}, {"$set": {"email": {"no": "text"}}})
+    await users.insert_one({**one, "_id": UUID(int=8), "email": ["no", "text"]})
+    return 7
 
 
 async def test_what_a_raw_client_writes_is_kept_and_undone(services: Services, tmp_path: Path) -> None:

@@ -121,6 +121,26 @@ class Item:
         return self.event is not None and self.event.origin.echo
 
     @property
+    def unmapped(self) -> bool:
+        """Whether it is a live change of a document that has no rows, for it cannot be mapped."""
+        event = self.event
+        if self.outcome is not Outcome.DEAD or self.rows is not None or event is None or self.key is None:
+            return False
+        return event.source is Source.STREAM and event.operation is not Operation.DELETE and not self.echo
+
+    @property
+    def tenant(self) -> UUID | None:
+        """The tenant that the document names itself, as far as that can be read."""
+        if self.rows is not None:
+            return self.rows.tenant_id
+        if self.event is None or self.event.document is None or self.mapped is None:
+            return None
+        try:
+            return self.mapped.plan.tenant(dict(self.event.document))
+        except (Unmappable, *UNREADABLE):
+            return None
+
+    @property
     def replayed(self) -> bool:
         """Whether it is a rogue event that a person wants in PostgreSQL: else it would not be parked."""
         return self.parked is not None and self.parked.kind == ROGUE
@@ -341,12 +361,21 @@ def judge(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> 
         item.fail(Outcome.PARKED, ROLLING_BACK, "its tenant is being rolled back")
 
 
+def judge_unmapped(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> None:
+    """Let an event that cannot be mapped be rogue, or wait, as others: it has changed MongoDB like them."""
+    if collides(item, known):
+        return
+    dead = item.kind, item.reason
+    judge(item, known, phases)
+    if item.outcome is Outcome.APPLIED:
+        item.fail(Outcome.DEAD, *dead)
+
+
 def tenants_of(item: Item, known: LedgerRow | None) -> set[UUID]:
     """Return the tenants that an event touches: its own, the one the document had, those its rows have."""
-    own = item.rows.tenant_id if item.rows else None
     old = known.tenant_id if known else None
     seen = item.event.tenants if item.event else ()
-    return {tenant for tenant in (own, old, *seen) if tenant is not None}
+    return {tenant for tenant in (item.tenant, old, *seen) if tenant is not None}
 
 
 def tally(items: Iterable[Item]) -> dict[Partition, PartitionTally]:

@@ -7,18 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from topics import id_to_bson, key_to_id
-from worker.apply.batch import (
-    EXPIRED,
-    ROGUE,
-    ROLLING_BACK,
-    UNREADABLE,
-    Item,
-    Outcome,
-    collides,
-    overtaken,
-    same_id,
-)
-from worker.mapping import Unmappable
+from worker.apply.batch import EXPIRED, ROGUE, ROLLING_BACK, Item, Outcome, collides, overtaken, same_id
 from worker.mapping.ids import reversible
 from worker.postgres import dead_letters, ledger
 from worker.postgres.connect import Connection
@@ -99,16 +88,9 @@ def _tenant(item: Item, known: LedgerRow | None) -> UUID | None:
     """
     if item.kind in (ROGUE, EXPIRED, ROLLING_BACK) and known is not None and known.tenant_id is not None:
         return known.tenant_id
-    if item.rows is not None:
-        return item.rows.tenant_id
-    if item.event is None or item.mapped is None:
-        return None
-    if item.event.document is None:
+    if item.mapped is not None and item.event is not None and item.event.document is None:
         return known.tenant_id if known and item.kind != "collision" else None
-    try:
-        return item.mapped.plan.tenant(dict(item.event.document))
-    except (Unmappable, *UNREADABLE):
-        return None
+    return item.tenant
 
 
 def _verdict(item: Item, tenant: UUID | None) -> dict[str, Any]:

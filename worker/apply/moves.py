@@ -58,8 +58,8 @@ def rogue(items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping
             continue
         before = known.get(item.key)
         tenant = before.tenant_id if before else None
-        if tenant is None and item.rows is not None:
-            tenant = item.rows.tenant_id
+        if tenant is None:
+            tenant = item.tenant
         if tenant is not None and (phase := phases[tenant]).phase in AWAY:
             found.append(Noted(*item.key, tenant, phase.epoch))
     return found

@@ -61,6 +61,10 @@ class Replays(BatchWriter):
                 await self._replay(connection, item, known)
         return False  # a replay makes no other letter good
 
+    async def _unmapped(self, connection: Connection, events: Sequence[Item]) -> None:
+        for item in events:
+            item.fail(Outcome.DEAD, ROGUE, f"it cannot be replayed: {item.reason}")
+
     def _place(self, item: Item) -> int:
         """Return where an event comes among others: what lies below goes first and comes last."""
         assert item.mapped is not None and item.event is not None

@@ -22,6 +22,7 @@ from worker.apply.batch import (
     collides,
     fold,
     judge,
+    judge_unmapped,
     late_echo,
     overtaken,
     parent_key,
@@ -128,6 +129,8 @@ class BatchWriter:
                 standing |= await self._apply(connection, batch_id, events, care)
             if care is Care.TOGETHER:
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # checks them
+            if unmapped := [item for item in items if item.unmapped]:
+                await self._unmapped(connection, unmapped)
             if standing:
                 await letters.close_older(connection, items)
             await letters.settle(connection, batch_id, items, retry=source == "retry")
@@ -170,6 +173,17 @@ class BatchWriter:
             if documents := moves.draining(winners, known, phases):
                 await moving.note_draining(connection, documents)
         return standing
+
+    async def _unmapped(self, connection: Connection, events: Sequence[Item]) -> None:
+        """Judge events that have no rows, behind all others: they may be rogue as well (PROTOCOL.md A5)."""
+        known = await ledger.read(connection, [_key(item) for item in events])
+        events = [item for item in events if not overtaken(item, known.get(_key(item)))]
+        tenants = {t for item in events for t in tenants_of(item, known.get(_key(item)))}
+        phases = await ledger.share_phases(connection, tenants)
+        for item in events:
+            judge_unmapped(item, known.get(_key(item)), phases)
+        if rogue := moves.rogue(events, known, phases):
+            await outbox.note(connection, rogue)
 
     async def _fitting(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]
