@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import yaml
+
 from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
 from tests.support.way_back import brought_back
 from tests.support.world import World, once
@@ -19,8 +21,10 @@ LONGER_THAN_A_FENCE = 0.9  # seconds; a fence has 0.7
 
 
 async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path) -> None:
-    async with moving(services, tmp_path, tenants=4, documents=200) as w:
+    careless = {"CROSSFADE_MONGO_URI": f"{services.mongo_uri}&readPreference=secondaryPreferred"}
+    async with moving(services, tmp_path, tenants=4, documents=200, **careless) as w:
         one, two, three, home = await tenants_of(w)
+        await _another_mapping(w, one)
 
         code, (result,) = await cutover(w, str(one), "--before", "echo no >&2; exit 3", "--window", "0")
         assert code == 1 and "the hook before draining failed with exit code 3: no" in result["reason"]
@@ -28,9 +32,11 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         assert code == 1 and "did not end within 0.5 s" in result["reason"]
         told = tmp_path / "told"
         hook = f'echo "$CROSSFADE_TRANSITION $CROSSFADE_TENANTS" >> {told}; '
-        hook += 'test "$CROSSFADE_TRANSITION" != fence'
+        hook += 'test "$CROSSFADE_TRANSITION" != fence || { printf "no\\000\\033[1m, not now" >&2; exit 4; }'
         code, (result,) = await cutover(w, str(one), "--before", hook, "--after", hook)
-        assert code == 1 and "the hook before fence failed" in result["reason"], result
+        assert code == 1 and result["reason"].endswith("fence failed with exit code 4: no [1m, not now"), (
+            result
+        )
         assert told.read_text().splitlines() == [f"{name} {one}" for name in ("draining", "fence", "mongo")]
         assert await phase(w, one) == "mongo"
 
@@ -71,6 +77,18 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         await _differs(w, one)
         await w.settled()
         assert await w.unequal() == []
+
+
+async def _another_mapping(w: World, tenant: UUID) -> None:
+    """What a controller's file lacks, or has otherwise, it would neither fence nor compare."""
+    text, other = w.mapping_file.read_text(), w.mapping_file.with_name("other.yaml")
+    mapping = yaml.safe_load(text)
+    del mapping["collections"]["leads"]
+    other.write_text(yaml.safe_dump(mapping, sort_keys=False))
+    for command in (("cutover", str(tenant), "--rehearse"), ("cutover", "check", str(tenant))):
+        code, told = await once(w, *command, CROSSFADE_MAPPING=str(other))
+        assert code in (1, 2) and f"not that of the rows, in {w.name}.leads" in told, (code, told)
+    assert await phase(w, tenant) == "mongo"
 
 
 async def _take_turns(w: World, one: UUID, two: UUID, *force: str) -> None:

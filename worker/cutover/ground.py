@@ -20,14 +20,14 @@ from topics import Collection as RealCollection
 from topics import TopicNames
 from worker.errors import ConfigurationError, Transient, UsageError
 from worker.mapping import Mapping as MappingFile
-from worker.mapping import load
+from worker.mapping import hashes, load
 from worker.mapping.ids import HASHED, uuid_to_objectid
 from worker.mongo.client import RAW, Client, connect, told_clearly, unasked
 from worker.mongo.fence_documents import FenceDocuments, Value
 from worker.mongo.fence_lock import Turns
 from worker.mongo.validation import values_of
 from worker.mongo.validators import Validators
-from worker.postgres import barriers, evidence
+from worker.postgres import barriers, evidence, mapping_versions
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import Connection, end_when_silent
 from worker.postgres.connect import connect as connect_postgres
@@ -195,6 +195,8 @@ async def opened(
 ) -> AsyncIterator[Ground]:
     """Yield the ground with connections of its own; a `UsageError` says which service is away.
 
+    `MappingError` where the rows are another mapping's, but not if ``alone``.
+
     ``alone``: both may be away, for what the other decides alone; `Ground.again` connects to PostgreSQL.
     ``turns``: what its moves share with others of this process.
     """
@@ -231,6 +233,7 @@ async def opened(
         stack.callback(ground.end)
         if not alone:
             await ground.again()
+            await mapping_versions.require(ground.control, hashes(mapping))
         yield ground
 
 

@@ -18,11 +18,12 @@ from worker import metrics
 from worker.cutover.ground import Ground, opened
 from worker.cutover.succession import end_in_mongodb
 from worker.errors import ConfigurationError, CrossfadeError, MappingError
+from worker.mapping import hashes
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear
 from worker.mongo.fence_lock import InTheWay
-from worker.postgres import phases
+from worker.postgres import mapping_versions, phases
 from worker.postgres.faults import FAULTS, describe, unusable
 from worker.retry import pause
 from worker.settings import Settings
@@ -132,6 +133,7 @@ class Keeper:
         try:
             async with asyncio.timeout(_CONNECT_WITHIN):
                 await ground.again()
+            await self._same_mapping()
             if await phases.moving(ground.control):
                 # Before the phases: a tenant whose rollback is decided in between must not seem to be lost.
                 fences = await self._fences()
@@ -147,6 +149,15 @@ class Keeper:
             return
         self._tell("PostgreSQL", "")
         self._tell("a tenant's row", "; ".join(self._locked[:3]))
+
+    async def _same_mapping(self) -> None:
+        """Tell where our mapping is not that of the rows: then we mend some collections, but not others."""
+        try:
+            await mapping_versions.require(self._ground.control, hashes(self._ground.mapping))
+        except MappingError as error:
+            self._tell("the mapping", str(error))
+        else:
+            self._tell("the mapping", "")
 
     async def _fences(self) -> Mapping[UUID, Fence] | None:
         """Return the fence documents; None while MongoDB does not tell."""

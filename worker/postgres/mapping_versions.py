@@ -47,6 +47,14 @@ WHERE NOT EXISTS (SELECT FROM crossfade.collection c WHERE c.namespace = k.names
 ON CONFLICT DO NOTHING
 """
 _KNOWN = "SELECT namespace, collection_id, mapping_hash, copies FROM crossfade.collection"
+# A collection that publish finds in its file no more is invalid.
+_OTHER = """
+SELECT coalesce(f.namespace, c.namespace) FROM unnest($1::text[], $2::text[]) AS f(namespace, mapping_hash)
+FULL JOIN crossfade.collection c ON c.namespace = f.namespace
+WHERE f.mapping_hash <> c.mapping_hash OR c.namespace IS NULL
+    OR (f.namespace IS NULL AND c.copy_state <> 'invalid')
+ORDER BY 1
+"""
 _CHANGED = "UPDATE crossfade.mapping SET changes = changes + 1"
 # What is invalid before its first copy stays so.
 _COPY_AGAIN = """
@@ -77,6 +85,18 @@ async def agree(connection: Connection, hashes: Mapping[str, str]) -> Agreed:
             "again over the live rows",
         )
     return Agreed(changes, {name: stored[name].number for name in hashes})
+
+
+async def require(connection: Connection, hashes: Mapping[str, str]) -> None:
+    """`MappingError` where the file's collections are not those whose rows PostgreSQL has. Changes nothing.
+
+    For who decides on tenants: what its file lacks it would neither fence nor compare.
+    """
+    if other := [row[0] for row in await connection.fetch(_OTHER, list(hashes), list(hashes.values()))]:
+        raise MappingError(
+            f"the mapping file is not that of the rows, in {', '.join(other)}",
+            remedy="take the file that `crossfade publish` and `apply` have, or start these with this one",
+        )
 
 
 async def make_known(connection: Connection, hashes: Mapping[str, str]) -> None:
