@@ -117,6 +117,19 @@ async def test_no_role_of_ours_passes_the_walls(spaces: asyncpg.Connection) -> N
     }
 
 
+@pytest.mark.parametrize("table", ["transition", "audit"])
+@pytest.mark.parametrize(
+    "change", ["UPDATE crossfade.{} SET reason = ''", "DELETE FROM crossfade.{}", "TRUNCATE crossfade.{}"]
+)
+@pytest.mark.parametrize("role", ["crossfade_control", "crossfade_sync", "application_role"])
+async def test_what_was_done_stays_noted(
+    spaces_database: Database, role: str, change: str, table: str
+) -> None:
+    async with spaces_database.connect(role) as opened:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await opened.execute(change.format(table))
+
+
 async def add_lead(connection: asyncpg.Connection, tenant: UUID, **columns: object) -> UUID:
     lead, names = uuid4(), ["id", "tenant_id", *columns]
     places = ", ".join(f"${place}" for place in range(1, len(names) + 1))

@@ -31,6 +31,8 @@ FROM crossfade.transition ORDER BY transition_id
 class Storm:
     """What became of a storm. Pauses in milliseconds, as the controllers measured them."""
 
+    moves: int = 0
+    """Wanted, there and back."""
     accepted: int = 0
     unclear: int = 0
     errors: dict[str, int] = field(default_factory=dict)
@@ -51,7 +53,8 @@ class Storm:
     def held(self) -> bool:
         """Whether all that was promised held."""
         lost = self.errors.get("NotThere", 0)
-        return self.accepted > 0 and not (self.wrong or self.both or lost) and bool(self.rollbacks)
+        all_moved = len(self.cutovers) == len(self.rollbacks) == self.moves > 0
+        return self.accepted > 0 and all_moved and not (self.wrong or self.both or lost)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -76,7 +79,7 @@ async def storm(
     Before each ten of them it writes for ``seconds`` in which nothing moves, to compare with: machines do
     not stay as fast as they are. A fifth of the tenants never moves. ``deadline``: of each move, seconds.
     """
-    result = Storm()
+    result = Storm(moves)
     fast = {"CROSSFADE_RECONCILE_FULL_EVERY": "3"}
     async with moving(services, directory, tenants=tenants, documents=tenants * 20, **fast) as w:
         await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))

@@ -215,7 +215,10 @@ class Move:
 
     async def _draining(self) -> list[barriers.Touched]:
         epochs = [self._epochs[tenant] for tenant in self._tenants]
-        return await barriers.draining(self._ground.reader, self._tenants, epochs, _MOST)
+        found = await barriers.draining(self._ground.reader, self._tenants, epochs, _MOST + 1)
+        if len(found) > _MOST:
+            raise _Aborts(f"more than {_MOST:,} documents changed while it was draining")
+        return found
 
     async def _fence(self) -> None:
         ground = self._ground
