@@ -154,8 +154,8 @@ class Ground:
     async def _values(self, tenant: UUID) -> list[Value]:
         if tenant.version != HASHED:
             return values_of(tenant, uuid_to_objectid(tenant))
-        # Its id is another value, of which the row id is a hash: a document of it tells that value.
-        found: list[Value] = [tenant]
+        # Its id is another value, of which the row id is a hash: names and documents tell that value.
+        found: list[Value] = [tenant, *(await self.validators.named(tenant))]
         for one in await barriers.examples(self.reader, tenant):
             name = self._name(one.namespace)
             told = name and self.mapping.collections[name].tenant

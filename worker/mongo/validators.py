@@ -25,9 +25,9 @@ from pymongo.errors import OperationFailure
 from topics import Collection
 from worker.mapping import Mapping as MappingFile
 from worker.mapping import row_id
-from worker.mapping.sources import named_tenant
+from worker.mapping.sources import Source, named_tenant
 from worker.mongo.client import Client
-from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, FenceDocuments, refused
+from worker.mongo.fence_documents import DATABASE, MAJORITY_MS, FenceDocuments, Value, refused
 from worker.mongo.fence_lock import Attempt, FenceLock, Held, InTheWay, Turns
 from worker.mongo.validation import (
     ACTION,
@@ -132,6 +132,20 @@ class Validators:
             refuses(live.get(str(rule.collection)), ours(rule, fences)) for rule in self._rules(live)
         )
 
+    async def named(self, tenant: UUID) -> list[Value]:
+        """Return a tenant's id where names of collections that there are, or the mapping, tell it."""
+        sources = self._mapping.sources()
+        found = (source for name in await self._live() if (source := sources.find(name)) is not None)
+        return [value for value in map(self._told, found) if value is not None and row_id(value) == tenant]
+
+    def _told(self, source: Source) -> Value | None:
+        """Return the tenant of a collection that has but one; None where documents tell theirs."""
+        told = self._mapping.collections[source.name].tenant
+        if told is None or told.parent is not None or told.path is not None:
+            return None
+        value = told.constant if told.constant is not None else source.tenant
+        return named_tenant(value) if isinstance(value, str) else value
+
     def _rules(self, live: Mapping[str, Validation]) -> list[Rule]:
         """Return how each real collection refuses a tenant; those of exact names also before they exist."""
         sources = self._mapping.sources()
@@ -146,9 +160,7 @@ class Validators:
             if told.path is not None:
                 rules.append(Rule(Collection.parse(namespace), told.path, None))
                 continue
-            value = told.constant if told.constant is not None else source.tenant
-            only = row_id(named_tenant(value) if isinstance(value, str) else value)
-            rules.append(Rule(Collection.parse(namespace), None, only))
+            rules.append(Rule(Collection.parse(namespace), None, row_id(self._told(source))))
         return rules
 
     async def _set(self, within: float, always: Callable[[Rule], bool], *, nobody: bool = False) -> list[str]:
