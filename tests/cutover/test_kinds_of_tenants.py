@@ -12,7 +12,7 @@ import pytest
 from bson import ObjectId
 from pymongo.errors import WriteError
 
-from tests.support.moving import cutover, phase, prepared
+from tests.support.moving import cutover, phase, started
 from tests.support.tables import target
 from tests.support.way_back import application, brought_back
 from tests.support.world import World, once, world
@@ -54,11 +54,7 @@ async def shop(services: Services, directory: Path) -> AsyncIterator[World]:
             await w.mongo["things"].insert_many([thing(tenant, n) for n in range(DOCUMENTS)])
         for name in ("acme_orders", "other_orders", "config"):
             await w.mongo[name].insert_many([{"n": n} for n in range(DOCUMENTS)])
-        for role in ("publish", "apply", "reverse"):
-            await w.start(role, role)
-        await w.settled()
-        await w.start("reconcile", "reconcile")
-        await prepared(w)
+        await started(w)
         yield w
 
 

@@ -40,11 +40,7 @@ async def moving(
     async with world(services, directory, mongo_uri=mongo_uri) as w:
         w.env |= env
         await w.load(documents, tenants=tenants)
-        for role in ("publish", "apply", "reverse"):
-            await w.start(role, role)
-        await w.settled()
-        await w.start("reconcile", "reconcile")
-        await prepared(w)
+        await started(w)
         yield w
 
 
@@ -57,6 +53,15 @@ async def looked_after(
     async with moving(services, directory, documents=documents, mongo_uri=mongo_uri, **env) as w:
         await w.start("control", "control")
         yield w
+
+
+async def started(w: World) -> None:
+    """Start all roles but `control`, and prepare what the world has: its tenants may move."""
+    for role in ("publish", "apply", "reverse"):
+        await w.start(role, role)
+    await w.settled()
+    await w.start("reconcile", "reconcile")
+    await prepared(w)
 
 
 async def prepared(w: World) -> None:

@@ -65,6 +65,7 @@ class Keeper:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        self._hashes = hashes(ground.mapping)
         self._told: dict[str, str] = {}
         self._wrong: set[str] = set()
         self._locked: list[str] = []
@@ -153,7 +154,7 @@ class Keeper:
     async def _same_mapping(self) -> None:
         """Tell where our mapping is not that of the rows: then we mend some collections, but not others."""
         try:
-            await mapping_versions.require(self._ground.control, hashes(self._ground.mapping))
+            await mapping_versions.require(self._ground.control, self._hashes)
         except MappingError as error:
             self._tell("the mapping", str(error))
         else:
