@@ -51,7 +51,8 @@ _KNOWN = "SELECT namespace, collection_id, mapping_hash, copies FROM crossfade.c
 _OTHER = """
 SELECT coalesce(f.namespace, c.namespace) FROM unnest($1::text[], $2::text[]) AS f(namespace, mapping_hash)
 FULL JOIN crossfade.collection c ON c.namespace = f.namespace
-WHERE f.mapping_hash <> c.mapping_hash OR c.namespace IS NULL
+WHERE f.mapping_hash <> c.mapping_hash
+    OR (c.namespace IS NULL AND EXISTS (SELECT FROM crossfade.collection))
     OR (f.namespace IS NULL AND c.copy_state <> 'invalid')
 ORDER BY 1
 """
@@ -90,7 +91,8 @@ async def agree(connection: Connection, hashes: Mapping[str, str]) -> Agreed:
 async def require(connection: Connection, hashes: Mapping[str, str]) -> None:
     """`MappingError` where the file's collections are not those whose rows PostgreSQL has. Changes nothing.
 
-    For who decides on tenants: what its file lacks it would neither fence nor compare.
+    For who decides on tenants: what its file lacks it would neither fence nor compare. Where there are
+    no rows yet, any file is right.
     """
     if other := [row[0] for row in await connection.fetch(_OTHER, list(hashes), list(hashes.values()))]:
         raise MappingError(
