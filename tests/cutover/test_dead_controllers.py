@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from pymongo.errors import WriteError
 
+from tests.support.busy import busy
 from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -108,7 +109,7 @@ async def test_postgresql_is_away_while_a_tenant_drains(services: Services, tmp_
         fences = w.client["crossfade"]["fence"]
         mine = {"_id.migration": w.name, "_id.tenant": tenant, "state": "draining"}
         await w.until_async("the tenant drains", lambda: fences.find_one(mine))
-        began = time.monotonic()
+        began, excused = time.monotonic(), busy()
         await services.kill("postgres")
         try:
             while not await _in_mongo(w, tenant):  # noqa: ASYNC110 - another process
@@ -121,4 +122,4 @@ async def test_postgresql_is_away_while_a_tenant_drains(services: Services, tmp_
             await services.start("postgres")
         await w.start("control", "control", CROSSFADE_CONTROL_PORT=str(free_port(set())))
         await _ends(w, tenant, "mongo", "PostgreSQL away")
-        assert seconds < 5, told  # 2 s on a quiet machine
+        assert seconds < (5 if excused else 2), told

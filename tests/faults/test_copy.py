@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import mixed, secondary
+from tests.support.busy import busy
 from tests.support.world import World, once
 from topics import TopicNames
 from worker import copy_report
@@ -67,11 +67,6 @@ async def _until(w: World, told: str, holds: Any, seconds: float = 90) -> dict[s
     except TimeoutError:
         pytest.fail(f"{told}: {one} {copy}")
     return one | {"copy": copy}
-
-
-def _busy() -> bool:
-    """Whether so much else runs here that nothing is steady."""
-    return os.getloadavg()[0] > 4 * (os.cpu_count() or 1)
 
 
 async def _stands_still(w: World) -> int:
@@ -135,7 +130,7 @@ async def _assert_it_knows_when_it_ends(w: World) -> None:
         assert one["copies"] == 1
     ended = time.monotonic()
     assert len(seen) > 3
-    share = 0.5 if _busy() else 0.15
+    share = 0.5 if busy(4) else 0.15
     wrong = [
         (round(ended - at, 1), eta) for at, eta in seen if abs(eta - (ended - at)) > share * (ended - at) + 1
     ]
@@ -192,14 +187,16 @@ async def _assert_the_stream_is_not_kept_waiting(w: World, limit: float) -> None
     await connection.close()
     await _copy(w, "throttle", "--rate", "none", "--max-lag", str(limit))
     lags, waiting, numbers = [0.0], [0], itertools.count()
+    began, before = time.monotonic(), (await _look(w))[0]["arrived"]
     while (one := (await _look(w))[0])["arrived"] < MANY:
         waiting.append(one["copied"] - one["arrived"])
         await w.mongo["things"].update_one({"n": next(numbers)}, {"$inc": {"n": MANY}})
         lags.append(float(await w.value(LAG)))
-    print("waited", max(waiting), "lag", max(lags))
+    pace = (MANY - before) / (time.monotonic() - began)
+    print("waited", max(waiting), "lag", max(lags), "pace", pace)
     assert 250 < max(waiting) < PACE * limit
-    if not _busy():  # such a machine lags by itself
-        assert max(lags) < limit
+    if not busy(4):  # such a machine lags by itself
+        assert max(lags) < limit * max(1.0, PACE / pace)  # what waits takes longer where apply is slower
 
 
 @pytest.mark.timeout(600)
