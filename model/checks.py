@@ -85,6 +85,13 @@ MODELS = (
             "WITHOUT_R4": {"WRITES": 3, "MOVES": 1, "ROGUES": 0, "KILLS": 1},
         },
     ),
+    Model(
+        "rollback",
+        full=({"WRITES": 3, "ROLLBACKS": 3, "CUTOVERS": 2, "FAULTS": 2},),
+        quick={"WRITES": 2, "ROLLBACKS": 2, "CUTOVERS": 1, "FAULTS": 1},
+        variants={"WRITES": 3, "ROLLBACKS": 2, "CUTOVERS": 1, "FAULTS": 2},
+        larger={},
+    ),
 )
 
 

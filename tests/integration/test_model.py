@@ -25,6 +25,7 @@ async def test_a_model_holds_and_does_reach_its_end(check: Check) -> None:
         Check(MODELS[0], MODELS[0].quick, "WITHOUT_A1_TOMBSTONE"),
         Check(MODELS[1], MODELS[1].quick, "WITHOUT_D6_FENCE_AGAIN"),
         Check(MODELS[2], MODELS[2].quick, "WITHOUT_BARRIER_IN_STREAM"),
+        Check(MODELS[3], MODELS[3].quick, "WITHOUT_VALIDATORS_COMPUTED"),
     ],
     ids=str,
 )

@@ -143,6 +143,18 @@ async def test_an_abort_goes_through_the_document_though_it_is_home(fences: Fenc
     assert await _leaves(fences, tenant, 3)
 
 
+async def test_a_rollbacks_decision_opens_nothing_after_the_next_cutover(fences: FenceDocuments) -> None:
+    """Whoever stood still between the two finds the document left by a later move."""
+    tenant = uuid4()
+    for epoch, opening in ((1, 3), (5, 7)):
+        assert await _leaves(fences, tenant, epoch)
+        assert await fences.decide_left({tenant: epoch}, "one")
+        if epoch > 1:
+            assert not await fences.come_home({tenant: 3}, State.LEFT, "stood still")
+            assert await _state(fences, tenant) == (epoch, State.LEFT)
+        assert await fences.come_home({tenant: opening}, State.LEFT, "one")
+
+
 async def test_what_a_predecessor_sent_is_ended_first(w: World, fences: FenceDocuments) -> None:
     """D5: a collMod of a dead controller waits for its collection, and would take effect after the next."""
     tenant, attempt = uuid4(), "crossfade a dead controller's"
