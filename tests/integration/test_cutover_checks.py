@@ -148,3 +148,31 @@ async def test_owners_and_bypassrls_roles_are_told_apart_from_those_that_are_fen
     assert unbound in kinds["refused always, for BYPASSRLS"].split(", ")
     fenced = kinds["fenced"].split(", ")
     assert "application_role" in fenced and not {owner, member, unbound} & set(fenced)
+
+
+async def test_who_writes_a_column_or_by_set_role_is_named(services: Services, tmp_path: Path) -> None:
+    tail = uuid4().hex[:8]
+    column, becomes, reader, around = (f"{name}_{tail}" for name in ("column", "becomes", "reader", "around"))
+    group, past = f"group_{tail}", f"past_{tail}"
+    async with world(services, tmp_path) as w:
+        for role in (group, past):
+            await w.execute(f"CREATE ROLE {role} NOLOGIN")
+        for role in (column, becomes, reader, around):
+            await w.execute(f"CREATE ROLE {role} LOGIN NOINHERIT")
+        try:
+            await w.execute(f"GRANT UPDATE (title) ON pages TO {column}")
+            await w.execute(f"GRANT DELETE ON leads TO {group}")
+            await w.execute(f"GRANT {group} TO {becomes}")
+            await w.execute(f"GRANT SELECT ON leads TO {reader}")
+            await w.execute(f"GRANT SET ON PARAMETER session_replication_role TO {past}")
+            await w.execute(f"GRANT {group}, {past} TO {around}")
+            made = await check(w, "roles")
+        finally:
+            for role in (column, group, reader, past):
+                await w.execute(f"DROP OWNED BY {role}")
+            for role in (becomes, around, group, column, reader, past):
+                await w.execute(f"DROP ROLE {role}")
+    kinds = dict(part.split(": ") for part in made.reason.split("; "))
+    assert not made.ok and kinds["may switch the fence off"] == around
+    fenced = kinds["fenced"].split(", ")
+    assert {column, becomes} <= set(fenced) and not {group, reader} & set(fenced)

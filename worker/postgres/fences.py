@@ -17,29 +17,44 @@ FENCE, FENCE_ALL, FENCE_TRUNCATE = "!crossfade_fence", "!crossfade_fence_all", "
 """The triggers of a table: named so that they fire before the application's own."""
 
 _SYNC = "session_user <> 'crossfade_sync'"
-_TABLES = """
+_NAMED = """
 WITH RECURSIVE named AS (
     SELECT t.name, to_regclass(quote_ident(t.name))::oid AS oid, t.walled
     FROM unnest($1::text[], $2::boolean[]) AS t(name, walled)
     UNION
     SELECT n.name, i.inhrelid, n.walled FROM named n JOIN pg_catalog.pg_inherits i ON i.inhparent = n.oid
-)
+)"""
+_TABLES = f"""
+{_NAMED}
 SELECT name, oid::regclass::text AS qualified, oid, walled,
     ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g WHERE g.tgrelid = named.oid
         AND g.tgname LIKE '!crossfade%' AND g.tgenabled = 'O')
 FROM named ORDER BY name, oid
-"""
-_ROLES = """
-SELECT r.rolname::text, string_agg(DISTINCT t.name, ', ' ORDER BY t.name), r.rolsuper,
-    has_parameter_privilege(r.oid, 'session_replication_role', 'SET'),
-    bool_or(pg_has_role(r.oid, c.relowner, 'MEMBER')), r.rolbypassrls
-FROM unnest($1::text[]) AS t(name) JOIN pg_catalog.pg_class c ON c.oid = to_regclass(quote_ident(t.name))
-CROSS JOIN pg_catalog.pg_roles r
+"""  # noqa: S608 - our own text
+# A column is enough, or a partition; and SET ROLE gives what NOINHERIT does not.
+_ROLES = f"""
+{_NAMED}, classes AS (
+    SELECT named.name, c.oid, c.relowner FROM named JOIN pg_catalog.pg_class c ON c.oid = named.oid
+), able AS MATERIALIZED (
+    SELECT m.oid, array_agg(DISTINCT c.name) AS names FROM classes c CROSS JOIN pg_catalog.pg_roles m
+    WHERE m.oid = c.relowner OR has_table_privilege(m.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+        OR has_any_column_privilege(m.oid, c.oid, 'INSERT, UPDATE')
+    GROUP BY m.oid
+), past AS MATERIALIZED (
+    SELECT oid, rolsuper FROM pg_catalog.pg_roles m
+    WHERE rolsuper OR has_parameter_privilege(m.oid, 'session_replication_role', 'SET')
+), owner AS MATERIALIZED (SELECT DISTINCT relowner AS oid FROM classes)
+SELECT r.rolname::text,
+    (SELECT string_agg(DISTINCT name, ', ' ORDER BY name) FROM able, unnest(able.names) AS name
+        WHERE pg_has_role(r.oid, able.oid, 'MEMBER')),
+    EXISTS (SELECT FROM past WHERE rolsuper AND pg_has_role(r.oid, past.oid, 'MEMBER')),
+    EXISTS (SELECT FROM past WHERE pg_has_role(r.oid, past.oid, 'MEMBER')),
+    EXISTS (SELECT FROM owner WHERE pg_has_role(r.oid, owner.oid, 'MEMBER')), r.rolbypassrls
+FROM pg_catalog.pg_roles r
 WHERE r.rolcanlogin AND r.rolname <> 'crossfade_sync'
-    AND (has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE')
-        OR pg_has_role(r.oid, c.relowner, 'MEMBER'))
-GROUP BY r.oid, r.rolname, r.rolsuper, r.rolbypassrls ORDER BY 1
-"""
+    AND EXISTS (SELECT FROM able WHERE pg_has_role(r.oid, able.oid, 'MEMBER'))
+ORDER BY 1
+"""  # noqa: S608
 
 
 class Fenced(NamedTuple):
@@ -62,7 +77,7 @@ PAST = "may switch the fence off"
 
 
 class Writer(NamedTuple):
-    """A role that may log in and write mapped tables.
+    """A role that may log in and write mapped tables, by itself or by SET ROLE.
 
     ``past_triggers``: it may switch the fence off for itself, as every superuser may. ``owner``: it is the
     owner of such a table, or may become it, and so may switch its triggers off. ``unbound``: row-level
@@ -90,10 +105,7 @@ class Writer(NamedTuple):
 
 async def tables(connection: Connection, mapping: Mapping) -> list[Fenced]:
     """Return every mapped table and partition, with the triggers that it has."""
-    plans = Plans(mapping).tables()
-    rows = await connection.fetch(
-        _TABLES, [plan.table for plan in plans], [plan.tenant is not None for plan in plans]
-    )
+    rows = await connection.fetch(_TABLES, *_plans(mapping))
     return [Fenced(row[0], row[1], row[3], frozenset(row[4])) for row in rows if row[2] is not None]
 
 
@@ -119,9 +131,13 @@ async def remove(connection: Connection, mapping: Mapping) -> int:
 
 
 async def writers(connection: Connection, mapping: Mapping) -> list[Writer]:
-    """Return the roles that may log in and write a mapped table, but for the sync role."""
+    """Return the roles that may log in and write a mapped table, a partition or a column, but for ours."""
+    return [Writer(*row) for row in await connection.fetch(_ROLES, *_plans(mapping))]
+
+
+def _plans(mapping: Mapping) -> tuple[list[str], list[bool]]:
     plans = Plans(mapping).tables()
-    return [Writer(*row) for row in await connection.fetch(_ROLES, [plan.table for plan in plans])]
+    return [plan.table for plan in plans], [plan.tenant is not None for plan in plans]
 
 
 def _drop(table: Fenced) -> Iterable[str]:
