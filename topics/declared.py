@@ -90,7 +90,7 @@ def declare_reverse(
             max_message_bytes=max_message_bytes,
             produced_by="reverse",
             consumed_by="reverse",
-            holds=f"documents of {collection} as PostgreSQL has them, and barriers of rollbacks",
+            holds=f"documents of {collection} as PostgreSQL has them, heartbeats and barriers of rollbacks",
         )
         for collection in collections
     ]

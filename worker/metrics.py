@@ -195,6 +195,13 @@ REVERSE_LAG = Histogram(
     buckets=_LAG_BUCKETS,
     registry=REVERSE,
 )
+# gauge, seconds: age of the newest heartbeat that came through, of the reverse topics' oldest partition;
+# computed at the scrape, up to two heartbeat intervals when all is well
+REVERSE_END_TO_END = Age(
+    "crossfade_reverse_end_to_end_lag_seconds",
+    "Age of the newest heartbeat of the way back, in the partition that is furthest behind",
+    REVERSE,
+)
 # gauge, rows: waiting in the outbox
 REVERSE_OUTBOX = Known("crossfade_reverse_outbox_rows", "Rows that wait in the outbox", REVERSE)
 # gauge, seconds: how long the first row of the outbox has been waiting; 0: none does

@@ -45,6 +45,7 @@ def told(moves: MoveStanding, shadows: ShadowReads) -> dict[str, Any]:
         "way_back": {
             "outbox_rows": moves.outbox_rows,
             "waiting_seconds": round(moves.outbox_seconds, 1),
+            "lag_seconds": None if moves.back_lag is None else round(moves.back_lag, 3),
             "broken_tenants": moves.broken_tenants,
             "faults": [
                 {
@@ -93,10 +94,10 @@ def lines(told: Mapping[str, Any], span: Callable[[float | None], str]) -> list[
         shown.append(f"moving   {more:,} more")
     for one in moves["last"][:_LINES]:
         shown += _moved(one)
-    if back["outbox_rows"]:
-        shown.append(
-            f"way back {back['outbox_rows']:,} rows wait, the first for {span(back['waiting_seconds'])}"
-        )
+    if back["lag_seconds"] is not None or back["outbox_rows"]:
+        waits = f", {back['outbox_rows']:,} rows wait" if back["outbox_rows"] else ""
+        waits += f", the first for {span(back['waiting_seconds'])}" if waits else ""
+        shown.append(f"way back lag {span(back['lag_seconds'])}{waits}")
     shown += [
         f"broken   {one['tenant']}: {one['kind']} {one['collection']} {one['subject']}"
         for one in back["faults"][:_LINES]

@@ -17,11 +17,21 @@ from tests.support.moving import LEAD, application, cutover, moving, phase, tena
 from tests.support.world import World, once
 from worker.embedded import Services
 
+_DEFINERS = """
+SELECT string_agg(DISTINCT p.proname, ' ') FROM pg_proc p
+WHERE p.pronamespace = 'crossfade'::regnamespace AND p.prosecdef AND p.prorettype = 'trigger'::regtype
+"""
+
 
 async def refused(work: Awaitable[object], *states: str) -> None:
     with pytest.raises(asyncpg.PostgresError) as error:
         await work
     assert error.value.sqlstate in states, error.value
+
+
+async def _copy(connection: asyncpg.Connection, tenant: UUID) -> None:
+    row = uuid4(), tenant
+    await connection.copy_records_to_table("leads", records=[row], columns=["id", "tenant_id"])
 
 
 async def _postgres_before(w: World, tenant: UUID, other: UUID) -> None:
@@ -49,6 +59,7 @@ async def _postgres_before(w: World, tenant: UUID, other: UUID) -> None:
         await owner.execute("SELECT set_config('app.current_tenant_id', $1, false)", str(tenant))
         await refused(owner.execute(LEAD, uuid4(), tenant), "XF001")
         await refused(owner.execute("TRUNCATE leads CASCADE"), "XF001")
+        await refused(_copy(owner, tenant), "XF001")
     finally:
         await owner.close()
 
@@ -58,17 +69,26 @@ async def _postgres_after(w: World, tenant: UUID, home: UUID) -> None:
     async with application(w, tenant) as app:
         await app.execute(LEAD, uuid4(), tenant)
         await refused(app.execute(LEAD, uuid4(), home), "42501")
-        await refused(
-            app.copy_records_to_table("leads", records=[(uuid4(), tenant)], columns=["id", "tenant_id"]),
-            "0A000",
-        )
+        await refused(_copy(app, tenant), "0A000")
         await refused(app.execute("TRUNCATE leads"), "42501")
+        await _our_functions(w, app)
     owner = await w.connect()
     try:
         await owner.execute("SELECT set_config('app.current_tenant_id', $1, false)", str(tenant))
         await refused(owner.execute("TRUNCATE leads CASCADE"), "XF001")
+        await refused(_copy(owner, tenant), "XF001")
     finally:
         await owner.close()
+
+
+async def _our_functions(w: World, app: asyncpg.Connection) -> None:
+    """An application's own table would tell them, as their owner, of any tenant's rows."""
+    functions = (await w.value(_DEFINERS)).split()
+    assert {"fence", "expired_at_home", "capture_leads"} <= set(functions)
+    await app.execute("CREATE TEMP TABLE own (id uuid, tenant_id uuid, phase crossfade.phase)")
+    for one in functions:
+        trigger = f"CREATE TRIGGER own AFTER UPDATE ON own FOR EACH ROW EXECUTE FUNCTION crossfade.{one}()"
+        await refused(app.execute(trigger), "42501")
 
 
 async def _mongo_after(w: World, tenant: UUID, home: UUID, began: Any) -> None:

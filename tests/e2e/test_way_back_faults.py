@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from uuid import UUID
 
 from bson import Binary
 
 from tests.e2e.test_way_back import at_rest, write_a_bit_of_everything
 from tests.support.way_back import application, assert_both_ways_equal, brought_back
-from tests.support.world import world
+from tests.support.world import World, world
 from worker import failpoints
 from worker.embedded import Services
 from worker.mapping.ids import row_id
 from worker.postgres import outbox
 
+_COLUMNS = """
+SELECT string_agg(split_part(subject, '.', 2), ' ' ORDER BY subject) FROM crossfade.way_back_fault
+WHERE subject LIKE 'leads.%'
+"""
 PLACES = sorted(name for name in failpoints.NAMES if name.startswith("reverse."))
 
 
@@ -98,3 +103,41 @@ async def test_what_mongodb_refuses_breaks_the_way_back_until_it_fits(
             await sql.execute("UPDATE users SET extra = 'more' WHERE id = $1", one["_id"])
         await brought_back(w)
         assert await w.value(faults, "unmapped", tenant) == 1
+        await _defaults_are_no_values(w, tenant)
+
+
+async def _defaults_are_no_values(w: World, tenant: UUID) -> None:
+    """A column that is not mapped may have its default, whatever that is; another value is lost."""
+    defaults = {
+        "flag": "boolean DEFAULT false",
+        "level": "bigint DEFAULT -1",
+        "tags": "jsonb DEFAULT '[]'",
+        "label": "varchar(20) DEFAULT 'a' || 'b'",
+        "price": "numeric(10, 2) DEFAULT 0",
+        "ratio": "real DEFAULT 1.50",
+        "until": "date DEFAULT '2020-1-2'",
+        "old_day": "date DEFAULT ('now'::text)::date",
+        "hidden": "other.kept DEFAULT 'x'",  # a type that we may not name
+        "seen_at": "timestamptz DEFAULT now()",
+        "day": "date DEFAULT CURRENT_DATE",
+        "number": "serial",
+        "token": "uuid DEFAULT gen_random_uuid()",
+    }
+    added = ", ".join(f'ADD COLUMN "{name}" {rest}' for name, rest in defaults.items())
+    await w.execute("CREATE SCHEMA other; CREATE DOMAIN other.kept AS text")
+    await w.execute(f"ALTER TABLE leads {added}")
+    await w.kill("reverse")
+    await w.start("reverse", "reverse")
+    for values, found in (
+        ("name = 'x'", None),
+        ("flag = NULL", None),
+        ("level = 7", "level"),
+        ("level = -1, tags = '[1]'", "level tags"),
+        ("tags = '[]', label = 'ba', day = '2020-01-01', old_day = '2020-01-01'", "label level tags"),
+        ("label = 'ab', price = 0.01", "label level price tags"),
+        ("price = 0.00, ratio = 1.5, until = '2020-01-02'", "label level price tags"),
+    ):
+        async with application(w, tenant) as sql:
+            await sql.execute(f"UPDATE leads SET {values}")
+        await brought_back(w)
+        assert await w.value(_COLUMNS) == found, values

@@ -102,6 +102,7 @@ MOVES = MoveStanding(
     broken_tenants=1,
     outbox_rows=1234,
     outbox_seconds=61.5,
+    back_lag=61.75,
 )
 SHADOWS = ShadowReads(
     dict.fromkeys(OUTCOMES_OF_SHADOWS, 0) | {"equal": 5000, "different": 2},
@@ -238,7 +239,7 @@ def test_moves_are_told_those_under_way_first() -> None:
         f"moved    2026-01-02T03:03:56  {UUID(int=8)} cutover done, 123 ms",
         f"moved    2026-01-02T03:03:55  {UUID(int=9)} rollback aborted",
         f"         {('why ' * 40)[:70]}...",
-        "way back 1,234 rows wait, the first for 62 s",
+        "way back lag 62 s, 1,234 rows wait, the first for 62 s",
         f"broken   {UUID(int=6)}: refused s.pages a row",
         "broken   the way back of 1 tenants: docs/way_back.md, Broken",
         "rogue    3 writes in MongoDB for tenants that had left: crossfade dead-letters list --kind rogue",

@@ -92,7 +92,8 @@ BEGIN
     END IF;
     RETURN NULL;
 END
-$capture$
+$capture$;
+REVOKE ALL ON FUNCTION {function}() FROM PUBLIC
 """
 _TRIGGER = """
 CREATE OR REPLACE TRIGGER {trigger} AFTER {event} ON {table} {referencing}

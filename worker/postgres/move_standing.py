@@ -83,6 +83,8 @@ class MoveStanding:
     outbox_rows: int = 0
     outbox_seconds: float = 0.0
     """How long the first row of the outbox has been waiting; 0: none does."""
+    back_lag: float | None = None
+    """As `outbox.Standing.lag`."""
 
 
 _SECONDS = "extract(epoch FROM clock_timestamp() - changed_at)::float8"
@@ -132,7 +134,7 @@ async def read_moves(connection: Connection, most: int) -> MoveStanding:
             counts = [n + (count if place == bucket else 0) for place, n in enumerate(known.counts)]
             pauses[kind, outcome] = Pauses(counts, known.seconds + seconds)
     phases = await connection.fetch(_OLDEST)
-    rows, waiting, broken = await outbox.standing(connection)
+    back = await outbox.standing(connection)
     return MoveStanding(
         [Moving(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_MOVING, most)],
         sum(row[2] for row in phases),
@@ -142,9 +144,10 @@ async def read_moves(connection: Connection, most: int) -> MoveStanding:
         pauses,
         await connection.fetchval(_ROGUE) or 0,
         [Broken(UUID(int=row[0].int), *row[1:]) for row in await connection.fetch(_BROKEN, most)],
-        broken,
-        rows,
-        waiting,
+        back.broken,
+        back.rows,
+        back.waiting,
+        back.lag,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
+
+import asyncpg
 
 from worker.mapping import TablePlan
 from worker.postgres.connect import Connection
@@ -147,51 +149,132 @@ async def try_again(connection: Connection) -> int:
     return int(status.rpartition(" ")[2])
 
 
+class Standing(NamedTuple):
+    """How many rows wait, since how many seconds the first does, of how many tenants the way back is broken.
+
+    ``lag``: seconds since the newest heartbeat that has come through, in the partition where it is oldest;
+    None: none has.
+    """
+
+    rows: int
+    waiting: float
+    broken: int
+    lag: float | None
+
+
 _STANDING = """
 SELECT count(*), greatest(coalesce(extract(epoch FROM clock_timestamp() - min(at)), 0), 0)::float8,
-    (SELECT count(DISTINCT tenant_id) FROM crossfade.way_back_fault)
+    (SELECT count(DISTINCT tenant_id) FROM crossfade.way_back_fault),
+    (SELECT greatest(extract(epoch FROM clock_timestamp() - min(heartbeat_at)), 0)::float8
+        FROM crossfade.reverse_progress)
 FROM crossfade.outbox
 """
 
 
-async def standing(connection: Connection) -> tuple[int, float, int]:
-    """Return how many rows wait, since how many seconds the first does, and of how many tenants the way back
-    is broken.
-    """
+async def standing(connection: Connection) -> Standing:
+    """Return how the way back stands, by PostgreSQL's clock."""
     row = await connection.fetchrow(_STANDING)
     assert row is not None
-    return row[0], row[1], row[2]
+    return Standing(*row)
 
 
-_UNMAPPED = """
-SELECT a.attname::text FROM pg_catalog.pg_attribute a
+_SENT_UPTO = "SELECT coalesce(min(at), clock_timestamp()) FROM crossfade.outbox"
+
+
+async def sent_upto(connection: Connection) -> datetime:
+    """Return a moment before which all that was committed has been sent: a heartbeat's."""
+    moment: datetime = await connection.fetchval(_SENT_UPTO)  # pyright: ignore[reportAssignmentType]
+    return moment
+
+
+_PROGRESS = """
+INSERT INTO crossfade.reverse_progress AS p (topic, partition, heartbeat_at)
+SELECT * FROM unnest($1::text[], $2::integer[], $3::timestamptz[]) ORDER BY 1, 2
+ON CONFLICT (topic, partition) DO UPDATE SET heartbeat_at = greatest(p.heartbeat_at, excluded.heartbeat_at)
+"""
+
+
+async def progressed(connection: Connection, beats: Mapping[tuple[str, int], datetime]) -> None:
+    """Note the newest heartbeats that have come through partitions."""
+    topics, partitions = [topic for topic, _ in beats], [partition for _, partition in beats]
+    await connection.execute(_PROGRESS, topics, partitions, list(beats.values()))
+
+
+_ONLY = """
+DELETE FROM crossfade.reverse_progress p WHERE NOT EXISTS (
+    SELECT FROM unnest($1::text[], $2::integer[]) AS k(topic, partitions)
+    WHERE k.topic = p.topic AND p.partition < k.partitions)
+"""
+
+
+async def only(connection: Connection, partitions: Mapping[str, int]) -> None:
+    """Forget heartbeats but of these topics, of so many partitions: what is not read any more would lag for
+    ever.
+    """
+    await connection.execute(_ONLY, list(partitions), list(partitions.values()))
+
+
+class Unmapped(NamedTuple):
+    """A column that the mapping does not know. ``default``: what is always the same, as text; None: none."""
+
+    column: str
+    default: str | None
+
+
+# A default that is not always the same, such as now(), tells nothing of a value: its columns are left out.
+# The tree names the functions that it calls, and has nodes of its own for sequences, SQL's own functions, and
+# what is made of a text.
+_UNMAPPED = r"""
+SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid)
+FROM pg_catalog.pg_attribute a
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = to_regclass(quote_ident($1)) AND a.attnum > 0 AND NOT a.attisdropped
-    AND a.attgenerated = '' AND d.adbin IS NULL AND a.atttypid <> 'tsvector'::regtype
-    AND a.attidentity = '' AND a.attname <> ALL($2::text[])
+    AND a.attgenerated = '' AND a.atttypid <> 'tsvector'::regtype AND a.attidentity = ''
+    AND a.attname <> ALL($2::text[])
+    AND (d.adbin IS NULL OR d.adbin::text !~ '\{(NEXTVALUEEXPR|SQLVALUEFUNCTION|COERCEVIAIO)' AND NOT EXISTS (
+        SELECT FROM regexp_matches(d.adbin::text, ':(?:op)?funcid (\d+)', 'g') AS m
+        LEFT JOIN pg_catalog.pg_proc p ON p.oid = m[1]::oid AND p.provolatile = 'i'
+            AND p.pronamespace = 'pg_catalog'::regnamespace
+        WHERE p.oid IS NULL))
 ORDER BY a.attnum
 """
 
 
-async def unmapped(connection: Connection, table: TablePlan) -> list[str]:
-    """Return the columns of a table that the mapping does not know, and that nothing but a statement fills:
-    no default, no expression, no search vector.
+async def unmapped(connection: Connection, table: TablePlan) -> list[Unmapped]:
+    """Return the columns of a table that the mapping does not know, and in which a statement's value shows:
+    nothing else fills them, or always the same.
     """
     rows = await connection.fetch(_UNMAPPED, table.table, [*table.columns, *table.key])
-    return [row[0] for row in rows]
+    found: list[Unmapped] = []
+    for name, type_, expression in rows:
+        default = None
+        if expression is not None:
+            try:
+                async with connection.transaction():  # a savepoint: whoever wrote it may see more than we do
+                    default = await connection.fetchval(f"SELECT (({expression})::{type_})::text")
+            except asyncpg.PostgresError:
+                continue
+        found.append(Unmapped(name, default))
+    return found
 
 
 async def carried_not(
-    connection: Connection, table: TablePlan, columns: Sequence[str], ids: Sequence[UUID]
+    connection: Connection, table: TablePlan, columns: Sequence[Unmapped], ids: Sequence[UUID]
 ) -> dict[UUID, str]:
-    """Return, by row id, one of these columns that has a value in a row of these documents."""
+    """Return, by row id, one of these columns that has a value of its own in a row of these documents."""
     key = quoted(table.key[0])
-    first = "CASE " + " ".join(f"WHEN {quoted(n)} IS NOT NULL THEN {_literal(n)}" for n in columns) + " END"
-    some = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+    parameters: list[object] = [ids]
+    others: dict[str, str] = {}
+    for one in columns:
+        others[one.column] = f"{quoted(one.column)} IS NOT NULL"
+        if one.default is not None:  # as text: not every type can be compared
+            parameters.append(one.default)
+            others[one.column] = f"{quoted(one.column)}::text <> ${len(parameters)}"
+    first = "CASE " + " ".join(f"WHEN {it} THEN {_literal(name)}" for name, it in others.items()) + " END"
     rows = await connection.fetch(
         f"SELECT {key}, {first} FROM {quoted(table.table)} "  # noqa: S608 - the catalog's names, quoted
-        f"WHERE {key} = ANY($1::uuid[]) AND ({some})",
-        ids,
+        f"WHERE {key} = ANY($1::uuid[]) AND ({' OR '.join(others.values())})",
+        *parameters,
     )
     return {UUID(int=row[0].int): row[1] for row in rows}
 
@@ -223,10 +306,23 @@ async def ask_barrier(connection: Connection, barrier: UUID) -> None:
     await connection.execute("INSERT INTO crossfade.reverse_barrier (barrier_id) VALUES ($1)", barrier)
 
 
-async def drained(connection: Connection, tenant: UUID) -> bool:
-    """Whether the outbox has no row of a tenant, held by a publisher or not (R3): a plain SELECT."""
+_ALL = 2**63 - 1
+
+
+async def newest(connection: Connection) -> int:
+    """Return the id of the outbox's newest row, held by a publisher or not; 0: it has none."""
+    found: int = await connection.fetchval(  # pyright: ignore[reportAssignmentType]
+        "SELECT coalesce(max(outbox_id), 0) FROM crossfade.outbox"
+    )
+    return found
+
+
+async def drained(connection: Connection, tenant: UUID, upto: int | None = None) -> bool:
+    """Whether the outbox has no row of a tenant, up to one's id, held by a publisher or not (R3)."""
     found = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM crossfade.outbox WHERE tenant_id = $1)", tenant
+        "SELECT EXISTS (SELECT FROM crossfade.outbox WHERE tenant_id = $1 AND outbox_id <= $2)",
+        tenant,
+        _ALL if upto is None else upto,
     )
     return not found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -60,6 +61,8 @@ class ReverseApplier:
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._arrivals = Arrivals(client)
         self._closing = False
+        self.heartbeats: dict[tuple[str, int], datetime] = {}
+        """The newest that has come through, by topic and partition; all before it is in MongoDB."""
         self.acknowledge: Acknowledge | None = None
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -112,7 +115,11 @@ class ReverseApplier:
         place = chunk[-1].topic, chunk[-1].partition
         if barriers := [one for each in events if (one := arrival(each, *place)) is not None]:
             await self._arrivals.note(barriers)
-        metrics.REVERSE_LAG.observe(max(0.0, time.time() - events[-1].wall.timestamp()))
+        for one in events:
+            if one.operation is Operation.HEARTBEAT:
+                self.heartbeats[place] = max(one.wall, self.heartbeats.get(place, one.wall))
+        if walls := [one.wall for one in events if not one.control]:
+            metrics.REVERSE_LAG.observe(max(0.0, time.time() - walls[-1].timestamp()))
         assert self.acknowledge is not None
         await self.acknowledge(event)
 

@@ -58,6 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(connection.terminate)
         try:
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
+            await outbox.standing(connection)  # an older schema is told at once
             await _prepare(client, connection)
         except FAULTS as error:
             raise _not_begun(error) from None
@@ -77,7 +78,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         producer = Producer(kafka, "reverse", takes)
         await producer.start()
         stack.push_async_callback(producer.stop)
-        publisher = ReversePublisher(connection, producer, takes, names, Places(client, mapping, numbers))
+        places = Places(client, mapping, numbers)
+        publisher = ReversePublisher(connection, producer, takes, names, places, settings.heartbeat_interval)
         namespaces = {names.reverse(one): str(one) for one in collections}
         applier = ReverseApplier(client, mapping, namespaces, _Faults(dsn).tell)
         app, applier.acknowledge = build(
@@ -93,7 +95,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 applier, f"Kafka does not list {count} of the reverse topics"
             ),
         )
-        aside = [asyncio.create_task(_look(dsn)), asyncio.create_task(_tidy(client, began))]
+        looking = _look(dsn, applier, partitions)
+        aside = [asyncio.create_task(work) for work in (looking, _tidy(client, began))]
         await _until(stop, publisher, applier, app, aside)
     _log.info("the way back stopped")
 
@@ -214,17 +217,21 @@ async def _tidy(client: Client, began: float) -> None:
         await asyncio.sleep(TOLD_EVERY)
 
 
-async def _look(dsn: str) -> None:
-    """Keep the gauges up to date. While PostgreSQL is away they stay as they were."""
+async def _look(dsn: str, applier: ReverseApplier, partitions: Mapping[str, int]) -> None:
+    """Note heartbeats, and keep the gauges up to date. While PostgreSQL is away both stay as they were."""
     while True:
         with suppress(CrossfadeError, *FAULTS):
             connection = await connect_postgres(dsn, "reverse metrics", statement_timeout=10)
             try:
                 while True:
-                    rows, seconds, broken = await outbox.standing(connection)
-                    metrics.REVERSE_OUTBOX.set_to({(): rows})
-                    metrics.REVERSE_WAITING.set_to({(): seconds})
-                    metrics.REVERSE_BROKEN.set_to({(): broken})
+                    await outbox.only(connection, partitions)
+                    await outbox.progressed(connection, applier.heartbeats)
+                    standing = await outbox.standing(connection)
+                    metrics.REVERSE_OUTBOX.set_to({(): standing.rows})
+                    metrics.REVERSE_WAITING.set_to({(): standing.waiting})
+                    metrics.REVERSE_BROKEN.set_to({(): standing.broken})
+                    if standing.lag is not None:
+                        metrics.REVERSE_END_TO_END.since({(): time.time() - standing.lag})
                     await asyncio.sleep(TOLD_EVERY)
             finally:
                 connection.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -25,6 +26,7 @@ from topics import (
 )
 from worker import failpoints, metrics
 from worker.broker.producer import Producer, Record, Takes, acknowledged
+from worker.errors import CrossfadeError
 from worker.mapping import Unrebuildable
 from worker.mapping.values import back_to_id
 from worker.postgres import outbox, phases, reconciliation
@@ -69,26 +71,45 @@ class ReversePublisher:
         topics: Mapping[str, Takes],
         names: TopicNames,
         places: Places,
+        beat_every: float,
     ) -> None:
+        """``beat_every``: seconds between heartbeats."""
         self._connection = connection
         self._producer = producer
         self._topics = topics
         self._names = names
         self._places = places
+        self._beat_every = beat_every
         self._origin = Origin(uuid4())
-        self._unmapped: dict[str, list[str]] = {}
+        self._unmapped: dict[str, list[outbox.Unmapped]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop``. Errors of any service are raised, and nothing is lost."""
         clock = asyncio.get_running_loop()
         again_at = clock.time() + AGAIN_EVERY
-        while not stop.is_set():
-            if clock.time() >= again_at:
-                await outbox.try_again(self._connection)
-                self._unmapped.clear()  # columns may have been added
-                again_at = clock.time() + AGAIN_EVERY
-            if not await outbox.waiting(self._connection) or not await self._publish():
-                await asyncio.sleep(LOOK_EVERY)
+        beating = asyncio.create_task(asyncio.sleep(0))
+        try:
+            while not stop.is_set():
+                if beating.done():
+                    beating.result()
+                    beating = asyncio.create_task(self._beat(await outbox.sent_upto(self._connection)))
+                if clock.time() >= again_at:
+                    await outbox.try_again(self._connection)
+                    self._unmapped.clear()  # columns may have been added
+                    again_at = clock.time() + AGAIN_EVERY
+                if not await outbox.waiting(self._connection) or not await self._publish():
+                    await asyncio.sleep(LOOK_EVERY)
+        finally:
+            beating.cancel()
+
+    async def _beat(self, moment: datetime) -> None:
+        """Send a heartbeat to every partition, beside all else: one of them may have no leader for a time.
+
+        One that Kafka does not take is not missed: the next comes.
+        """
+        with suppress(CrossfadeError):
+            await self._send_everywhere([self._control(Operation.HEARTBEAT, moment, moment)])
+        await asyncio.sleep(self._beat_every)
 
     async def _publish(self) -> bool:
         """Send what there is to take; return whether there was anything."""
@@ -243,24 +264,34 @@ class ReversePublisher:
 
     async def _send_barriers(self, barriers: Sequence[UUID]) -> None:
         """Send barriers to every partition, behind all that was sent before; then note that they are sent."""
-        partitions = sum(takes.partitions for takes in self._topics.values())
-        records: dict[tuple[str, int], list[Record]] = {}
-        for barrier in barriers:
-            event = Event(
-                operation=Operation.BARRIER,
-                namespace="",
-                id={"barrier": barrier, "partitions": partitions},
-                version=Version.of(Timestamp(0, 0), 0),
-                wall=datetime.now(UTC),
-                source=Source.REVERSE,
-                origin=self._origin,
-            )
-            record = (document_key(barrier), encode(event))
-            for topic, takes in self._topics.items():
-                for partition in range(takes.partitions):
-                    records.setdefault((topic, partition), []).append(record)
-        await acknowledged(await self._producer.send_all(records))
+        partitions, now = sum(takes.partitions for takes in self._topics.values()), datetime.now(UTC)
+        asked = [{"barrier": one, "partitions": partitions} for one in barriers]
+        await self._send_everywhere([self._control(Operation.BARRIER, one, now) for one in asked])
         await outbox.sent(self._connection, barriers, partitions)
+
+    def _control(self, operation: Operation, id_: Any, wall: datetime) -> Event:
+        return Event(
+            operation=operation,
+            namespace="",
+            id=id_,
+            version=Version.of(Timestamp(0, 0), 0),
+            wall=wall,
+            source=Source.REVERSE,
+            origin=self._origin,
+        )
+
+    async def _send_everywhere(self, events: Sequence[Event]) -> None:
+        """Send events to every partition; return when Kafka has them, behind all that was sent before."""
+        some: list[Record] = [(document_key(one.id), encode(one)) for one in events]
+        await acknowledged(
+            await self._producer.send_all(
+                {
+                    (topic, partition): some
+                    for topic, takes in self._topics.items()
+                    for partition in range(takes.partitions)
+                }
+            )
+        )
 
 
 def _there(stored: Stored | None) -> bool:
