@@ -32,6 +32,25 @@ _REST = Backoff(first=_SOON, longest=15.0)
 _DATABASES = {"mongo": "MongoDB", "postgres": "PostgreSQL", "": "where it did"}
 
 
+def hook_options(command: F) -> F:
+    """Give a command the options of hooks."""
+    for option in reversed(
+        (
+            click.option("--before", default="", help="A shell command before a change, which may refuse."),
+            click.option("--after", default="", help="A shell command after a change."),
+            click.option(
+                "--hook-within",
+                default=30.0,
+                show_default=True,
+                type=click.FloatRange(0.1),
+                help="Time of such a command, seconds.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def options(command: F) -> F:
     """Give a command the options of all moves."""
     seconds = click.FloatRange(0.05, 60)
@@ -57,15 +76,7 @@ def options(command: F) -> F:
                 help="Try again for so many seconds.",
             ),
             click.option("--reason", default="", help="Why; noted with each change of phase."),
-            click.option("--before", default="", help="A shell command before it, which may refuse."),
-            click.option("--after", default="", help="A shell command after each move."),
-            click.option(
-                "--hook-within",
-                default=30.0,
-                show_default=True,
-                type=click.FloatRange(0.1),
-                help="Time of such a command, seconds.",
-            ),
+            hook_options,
             click.option("--json", "as_json", is_flag=True, help="Print a JSON array."),
         )
     ):

@@ -68,7 +68,10 @@ def rollback(
 @click.argument("tenants", nargs=-1, required=True, type=click.UUID)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="complete", help="Why; noted with the change of phase.")
-def complete(tenants: tuple[UUID, ...], yes: bool, reason: str) -> None:
+@move_report.hook_options
+def complete(
+    tenants: tuple[UUID, ...], yes: bool, reason: str, before: str, after: str, hook_within: float
+) -> None:
     """End the way back of tenants: from now on MongoDB no longer follows, and they cannot be rolled back.
 
     \b
@@ -77,10 +80,10 @@ def complete(tenants: tuple[UUID, ...], yes: bool, reason: str) -> None:
     """
     if not yes:
         click.confirm(f"{len(tenants)} tenants can then no longer go back. Go on?", abort=True)
-    asyncio.run(_complete(load(), tenants, reason))
+    asyncio.run(_complete(load(), tenants, reason, Hooks(before, after, hook_within)))
 
 
-async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str) -> None:
+async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str, hooks: Hooks) -> None:
     async with opened(settings, "complete") as ground:
         known = await phases.read(ground.control, tenants)
         for tenant in tenants:
@@ -91,6 +94,7 @@ async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str) ->
             if phase != "postgres":
                 raise UsageError(f"tenant {tenant} is in {phase}", remedy="see `crossfade tenants`")
             epochs = {tenant: known[tenant].epoch}
+            await hooks.run("before", "complete", [tenant])
             try:
                 changed = await phases.change(ground.control, epochs, "postgres", "complete", reason)
             except phases.Locked as error:
@@ -104,6 +108,7 @@ async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str) ->
                     f"tenant {tenant} was moved in this moment", remedy="see `crossfade tenants`"
                 )
             click.echo(f"{tenant}: complete")
+            await hooks.run("after", "complete", [tenant])
 
 
 @click.command(name="tenants")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -40,14 +42,14 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
             own = {"validator": {"tenantId": {"$exists": True}}, "validationLevel": level}
             await w.mongo.command({"collMod": name, **own, "validationAction": action})
         before = {one["name"]: one async for one in await w.mongo.list_collections()}
-        for tenant in tenants:
-            code, results = await cutover(w, str(tenant), "--window", "60")
-            assert code == 0, results
+        code, results = await cutover(w, "--all", "--at-once", "2", "--window", "60")
+        assert code == 0 and sorted(one["tenants"] for one in results) == [[str(one)] for one in tenants], (
+            results
+        )
         export = tmp_path / "audit"
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 2 and "not every tenant is complete: 2 in postgres" in told, told
-        code, told = await once(w, "complete", *map(str, tenants), "--yes")
-        assert code == 0, told
+        await _completed(w, tenants, tmp_path / "hooked")
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 2 and "these still run" in told, told
         await _another_database(w, export)
@@ -62,7 +64,11 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 0, told
         lines = (export / "transitions.jsonl").read_text().splitlines()
-        assert [orjson.loads(line)["to_phase"] for line in lines].count("complete") == 2
+        exported = [orjson.loads(line) for line in lines]
+        assert [one["to_phase"] for one in exported].count("complete") == 2
+        for one in exported:
+            if (one["from_phase"], one["to_phase"]) == ("draining", "postgres"):
+                _assert_both_sides_are_told(one["evidence"])
         await _never_saw_us(w, f"{w.name}_bare")
         assert await schema_dump(services, w.name) == await schema_dump(services, f"{w.name}_bare")
         async with application(w, tenants[0]) as app:
@@ -75,6 +81,30 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         await admin.close()
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 0, told  # done again, it finds nothing
+
+
+async def _completed(w: World, tenants: list[UUID], told_in: Path) -> None:
+    """Complete both, the first of which a hook holds up for once."""
+    names = list(map(str, tenants))
+    code, told = await once(w, "complete", *names, "--yes", "--before", "echo not yet >&2; exit 1")
+    assert code == 2 and "the hook before complete failed with exit code 1: not yet" in told, told
+    hook = f'echo "$CROSSFADE_TRANSITION $CROSSFADE_TENANTS" >> {told_in}'
+    code, told = await once(w, "complete", *names, "--yes", "--before", hook, "--after", hook)
+    assert code == 0, told
+    assert (await asyncio.to_thread(told_in.read_text)).splitlines() == [
+        f"complete {one}" for one in names for _ in range(2)
+    ]
+    code, told = await once(w, "tenants", "--history", names[0], "--json")
+    assert code == 0, told
+    history = orjson.loads(told[told.index("[\n") : told.rindex("]") + 1])
+    assert [one["change"] for one in history][:2] == ["postgres -> complete", "draining -> postgres"]
+    _assert_both_sides_are_told(history[1]["evidence"])
+
+
+def _assert_both_sides_are_told(evidence: dict[str, Any]) -> None:
+    compared = evidence["compared"].values()
+    assert sum(one["mongo"][0] for one in compared) == evidence["looked_at"]
+    assert all(one["mongo"] == one["postgres"] for one in compared)
 
 
 async def _another_database(w: World, export: Path) -> None:

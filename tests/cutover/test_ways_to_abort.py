@@ -17,6 +17,7 @@ from worker.mongo.fence_documents import COLLECTION, DATABASE, State
 from worker.mongo.fence_lock import LOCKS
 
 SPOIL = "SET session_replication_role = replica; UPDATE leads SET name = '{}' WHERE id = '{}'"
+_HOOKED = ("draining", "draining", "fence", "mongo")  # before and after; before; after
 LONGER_THAN_A_FENCE = 0.9  # seconds; a fence has 0.7
 
 
@@ -37,7 +38,7 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         assert code == 1 and result["reason"].endswith("fence failed with exit code 4: no [1m, not now"), (
             result
         )
-        assert told.read_text().splitlines() == [f"{name} {one}" for name in ("draining", "fence", "mongo")]
+        assert told.read_text().splitlines() == [f"{name} {one}" for name in _HOOKED]
         assert await phase(w, one) == "mongo"
 
         # A transaction of a neighbour that stays open: the collMod gives up, and nobody waits for it longer.

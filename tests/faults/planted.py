@@ -129,7 +129,7 @@ OF_MOVES: dict[str, Bug | tuple[Bug, ...]] = {
     # A rollback decides before MongoDB has what was written in PostgreSQL.
     "opened-before-drained": Bug(
         "worker/cutover/rollback.py",
-        "while not await outbox.drained(ground.control, tenant):",
+        "while not await outbox.drained(self._ground.control, tenant, upto):",
         "while False:",
     ),
     # A rollback does not wait for the tenant's writers in PostgreSQL.

@@ -7,16 +7,16 @@ without them the move could not succeed, or would not be safe.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from worker.cutover import canary
 from worker.cutover.ground import Ground
 from worker.errors import CrossfadeError
 from worker.mapping import Plans
-from worker.mongo import in_the_way, reverse
+from worker.mongo import in_the_way
 from worker.mongo.bypass import bypassers
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
@@ -33,7 +33,6 @@ LONG = 1.0
 _LAG = 3.0
 _FRESH = 24 * 3600.0
 _TOLD = 5
-_CANARY_WITHIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +145,11 @@ async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
         if broken := await outbox.faults(ground.control, tenant):
             told = "; ".join(f"{one.namespace} {one.subject}: {one.reason}" for one in broken[:_TOLD])
             return False, told, "see docs/way_back.md"
-    # The canary: it goes from PostgreSQL through Kafka to MongoDB as every write of the application will.
-    canary = uuid4()
-    await outbox.ask_barrier(ground.control, canary)
-    within = min(_CANARY_WITHIN, ground.patience)
-    until = time.monotonic() + within
-    while not await reverse.arrived(ground.client, canary):
-        if time.monotonic() > until:
-            told = f"a canary did not come to MongoDB within {within:g} s"
-            return False, told, "start `crossfade reverse`, and read its log"
-        await asyncio.sleep(0.02)
-    return True, "proven by a canary", ""
+    # It goes through all that every write of the application will: outbox, Kafka, MongoDB, and round again.
+    if lost := await canary.goes_round(ground):
+        remedy = "see that publish, apply and `crossfade reverse` run, and read their logs"
+        return False, f"{lost} within {min(canary.WITHIN, ground.patience):g} s", remedy
+    return True, "proven by a canary, both ways", ""
 
 
 async def _ids(ground: Ground, tenants: Sequence[UUID]) -> _Answer:

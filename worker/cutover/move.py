@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from worker import failpoints
-from worker.cutover import hooks
+from worker.cutover import canary, hooks
 from worker.cutover.following import end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.steps import Result, Steps
@@ -41,7 +41,6 @@ from worker.postgres.move_standing import ABORTED, REHEARSED
 from worker.retry import Backoff
 
 _log = structlog.get_logger()
-_ASK_EVERY = 0.004  # seconds between looks for the barrier
 _MOST = 200_000
 """Documents changed since the last clean generation that a move looks at; above, a generation comes first."""
 _MOST_IN_PAUSE = 5_000
@@ -154,6 +153,7 @@ class Move:
     async def _leave(self) -> str | None:
         """Do all that comes before the decision; return why it cannot be made."""
         try:
+            await self._options.hooks.run("after", "draining", self._tenants)
             await self._look_before()
             await self._options.hooks.run("before", "fence", self._tenants)
             await self._turn.enter_async_context(self._ground.validators.turn(_TURN_WITHIN))
@@ -249,11 +249,7 @@ class Move:
         failpoints.reach(failpoints.CUTOVER_VERIFIED)
 
     async def _arrived(self) -> None:
-        while True:
-            told = await barriers.arrived(self._ground.control, self._barrier)
-            if told.everywhere:
-                break
-            await asyncio.sleep(_ASK_EVERY)
+        told = await canary.comes_through(self._ground, self._barrier)
         if told.incarnations != {self._incarnation}:
             raise _Aborts("the change stream began anew since the last clean generation")
 
@@ -291,7 +287,7 @@ class Move:
         """``draining`` becomes ``postgres``; False when PostgreSQL stays away, and it follows later."""
         failpoints.reach(failpoints.CUTOVER_DECIDED)
         self._steps.ended("decide")
-        told = self._steps.told() | {"looked_at": self._verification.seen}
+        told = self._steps.told() | self._verification.fits.told()
         settled = await follow(
             self._ground, self._epochs, "draining", "postgres", self._options.reason, told, within=30.0
         )
@@ -330,7 +326,9 @@ class Move:
 
     def _result(self, phase: str, why: str, settled: bool) -> Result:
         steps = self._steps
-        return Result(self._tenants, phase, steps.pause, steps.seconds, why, self._verification.seen, settled)
+        return Result(
+            self._tenants, phase, steps.pause, steps.seconds, why, len(self._verification.fits), settled
+        )
 
 
 async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> bool:

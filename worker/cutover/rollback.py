@@ -22,7 +22,9 @@ from uuid import UUID, uuid4
 
 from topics import key_to_id
 from worker import failpoints
+from worker.cutover import canary
 from worker.cutover.checks import LONG
+from worker.cutover.compared import Compared
 from worker.cutover.following import TRY_WITHIN, end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.move import Options, Tell
@@ -43,8 +45,9 @@ from worker.reconcile.judge import Identity
 from worker.reconcile.recheck import look_at
 from worker.retry import Backoff
 
-_ASK_EVERY = 0.004
 _MOST_IN_PAUSE = 5_000
+_LOOKS, _LITTLE = 5, 500
+"""Looks while writes go on, at most, and the documents of one that is the last."""
 _CLOSE_WITHIN = 0.4
 
 
@@ -59,9 +62,10 @@ class Rollback:
         self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
         self._epochs: Mapping[UUID, int] = {}
         self._barrier = uuid4()
-        self._above = -1  # versions up to here were looked at
+        self._above = -1  # versions up to here were looked at, and none comes that is not above
         self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
-        self._seen = 0
+        self._fits = Compared()
+        self._gone: set[tuple[str, UUID]] = set()  # gone in MongoDB alone, by a TTL index
         self._steps = Steps()
 
     async def run(self) -> Result:
@@ -74,7 +78,7 @@ class Rollback:
             raise UsageError("another command moves it just now", remedy="wait until that has ended")
         try:
             epochs = await self._may()
-            await self._look(_MOST_IN_PAUSE * 100)
+            await self._look_before()
             await self._options.hooks.run("before", "rolling_back", self._tenants)
             await self._may_open()
             await self._close(epochs)
@@ -161,19 +165,15 @@ class Rollback:
             return 0, error.message
 
     async def _drained(self) -> int:
-        ground, behind = self._ground, uuid4()
-        for tenant in self._tenants:
-            while not await outbox.drained(ground.control, tenant):  # noqa: ASYNC110 - another process's work
-                await asyncio.sleep(_ASK_EVERY)
+        ground = self._ground
+        await self._taken(None)
         self._steps.ended("drain")
-        await outbox.ask_barrier(ground.control, behind)
-        while not await reverse.arrived(ground.client, behind):  # noqa: ASYNC110 - another process's work
-            await asyncio.sleep(_ASK_EVERY)
+        await canary.goes_back(ground)
         self._steps.ended("barrier")
         # What the way back wrote came before this: nothing below it may change rows afterwards (A4).
         # And what a rogue write did is either parked when it has come through, or newer, and is done at home.
         floor = await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
-        arriving = asyncio.create_task(self._arrived())
+        arriving = asyncio.create_task(canary.comes_through(ground, self._barrier))
         try:
             await self._look(_MOST_IN_PAUSE)
             await arriving
@@ -191,15 +191,45 @@ class Rollback:
         failpoints.reach(failpoints.ROLLBACK_VERIFIED)
         return floor
 
-    async def _arrived(self) -> None:
-        """Wait until apply has all that MongoDB had before our barrier."""
-        while not (await barriers.arrived(self._ground.control, self._barrier)).everywhere:  # noqa: ASYNC110
-            await asyncio.sleep(_ASK_EVERY)
+    async def _taken(self, upto: int | None) -> None:
+        """Wait until the outbox has no row of the tenants, or none up to one, held or not (R3)."""
+        for tenant in self._tenants:
+            while not await outbox.drained(self._ground.control, tenant, upto):  # noqa: ASYNC110
+                await asyncio.sleep(canary.ASK_EVERY)
 
-    async def _look(self, most: int) -> None:
-        """Look at what the way back has written since the last look; `_Aborts` where something does not fit.
+    async def _look_before(self) -> None:
+        """Look while writes go on, so that the pause has little left; again, until there is little."""
+        for _ in range(_LOOKS):
+            through = await self._caught_up()
+            looked_at = await self._look(_MOST_IN_PAUSE * 100)
+            self._above = through
+            if looked_at < _LITTLE:
+                break
 
-        The first look is while writes go on: what does not fit then is looked at again.
+    async def _caught_up(self) -> int:
+        """Return a version up to which MongoDB has all that the way back will ever write for the tenants.
+
+        Versions are drawn when rows have been taken (R2), and come by many partitions. Who has drawn a lower
+        one than MongoDB knows holds rows that the outbox has now; or they are gone, and its records sent.
+        """
+        ground = self._ground
+        within = min(canary.WITHIN, ground.patience)
+        try:
+            async with asyncio.timeout(within):
+                through = await reverse.greatest(ground.client)
+                await self._taken(await outbox.newest(ground.control))
+                await canary.goes_back(ground)
+        except TimeoutError:
+            raise Transient(
+                f"what it has written does not come to MongoDB within {within:g} s",
+                remedy="see that `crossfade reverse` runs, and read its log; then try again",
+            ) from None
+        return through
+
+    async def _look(self, most: int) -> int:
+        """Look at what the way back has written since the last look; return how many documents that were.
+
+        `_Aborts` where something does not fit in the pause. What does not fit before is looked at again.
         """
         ground, wanted = self._ground, self._unfit
         for tenant in self._tenants:
@@ -211,7 +241,6 @@ class Rollback:
         identities: dict[tuple[str, UUID], Identity] = {}
         places: dict[tuple[str, UUID], reverse.Known] = {}
         for written in wanted.values():
-            self._above = max(self._above, written.version)
             if (planned := ground.sides.planned(written.namespace)) is None:
                 continue
             source = ground.sides.source(written.namespace)
@@ -224,13 +253,16 @@ class Rollback:
         expired = await self._expired(look.identity for look in looks if look.kind == "extra")
         for look in looks:
             place = look.identity.collection, look.identity.row_id
-            if look.kind is None or place in expired:
-                self._seen += 1
+            if look.kind is None:
+                self._fits.note(look)
+            elif place in expired:
+                self._gone.add(place)
             else:
                 self._unfit[places[place].namespace, places[place].key] = places[place]
                 unfit.append(f"{place[0]} {place[1]} ({look.kind})")
         if unfit and self._epochs:
             raise _Aborts(f"{len(unfit)} documents do not fit ({', '.join(unfit[:3])})")
+        return len(looks)
 
     async def _expired(self, extra: Iterable[Identity]) -> set[tuple[str, UUID]]:
         """Return which of these documents, gone in MongoDB, a TTL index deleted: their rows go at home."""
@@ -243,7 +275,7 @@ class Rollback:
     async def _open(self, floor: int) -> Result:
         """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""
         ground = self._ground
-        told = {"floor": str(floor), "looked_at": self._seen}
+        told = {"floor": str(floor), "expired": len(self._gone)} | self._fits.told()
         decided = await self._decide(floor, told)
         if decided is None:
             return self._result("postgres", "another controller took it back")
@@ -314,7 +346,7 @@ class Rollback:
 
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:
         steps = self._steps
-        return Result(self._tenants, phase, steps.pause, steps.seconds, why, self._seen, settled)
+        return Result(self._tenants, phase, steps.pause, steps.seconds, why, len(self._fits), settled)
 
 
 async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:

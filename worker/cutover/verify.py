@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-from topics import Collection, Version
+from topics import Collection
+from worker.cutover.compared import Compared
 from worker.postgres.barriers import Touched
 from worker.postgres.connect import Connection
 from worker.publish.real_collections import RealCollections
@@ -17,7 +18,7 @@ _Key = tuple[str, UUID]
 
 
 class Verification:
-    """Which documents were seen to fit, as of which version of the ledger.
+    """Which documents were seen to fit (``fits``), as of which version of the ledger.
 
     A document that was seen to fit need not be looked at again while the ledger has it unchanged: only apply
     writes its rows, and never without the ledger.
@@ -25,21 +26,16 @@ class Verification:
 
     def __init__(self, sides: Sides, real: RealCollections, logical: Mapping[str, Collection]) -> None:
         self._sides, self._real, self._logical = sides, real, logical
-        self._fits: dict[_Key, Version] = {}
+        self.fits = Compared()
         self.unfit: dict[_Key, Touched] = {}
         """Documents that did not fit when they were looked at last, or whose collection cannot be told."""
-
-    @property
-    def seen(self) -> int:
-        """How many documents were seen to fit."""
-        return len(self._fits)
 
     async def look(self, reader: Connection, touched: Iterable[Touched]) -> None:
         """Look at those that are not known to fit as they are, and again at what did not fit."""
         wanted = dict(self.unfit)
         for one in touched:
             key = one.namespace, one.row_id
-            if self._fits.get(key) != one.version:
+            if self.fits.version(key) != one.version:
                 wanted[key] = one
         self.unfit = {}
         identities: list[Identity] = []
@@ -54,6 +50,6 @@ class Verification:
                 identities += [source.nameless(one.row_id) for one in them]
         for look, _ in await look_at(self._sides, reader, identities, ()):
             if look.kind is None and look.version is not None:
-                self._fits[look.key] = look.version
+                self.fits.note(look)
             else:
                 self.unfit[look.key] = wanted[look.key]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from worker.postgres import id_defaults
 from worker.postgres.connect import Connection
@@ -49,6 +50,7 @@ SELECT at::text, database_user::text, os_user, action, subject::text, reason
 FROM crossfade.audit ORDER BY audit_id
 """,
 }
+_JSON = frozenset({"evidence", "subject"})
 
 
 class Ours(NamedTuple):
@@ -88,7 +90,10 @@ async def export(connection: Connection, what: str) -> AsyncIterator[dict[str, A
     """Yield the rows of ``transitions`` or of the ``audit`` log, the oldest first."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         async for row in connection.cursor(_EXPORTED[what]):
-            yield dict(row)
+            told = dict(row)
+            for name in _JSON & told.keys():
+                told[name] = orjson.loads(told[name])
+            yield told
 
 
 async def remove(connection: Connection) -> list[str]:
