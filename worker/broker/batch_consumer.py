@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP, Message
 
 Offsets = Mapping[tuple[str, int], int]
@@ -22,11 +22,30 @@ TooSlow = Callable[[], None]
 SEEK_WITHIN = 25.0  # seconds, less than Faust waits (broker_request_timeout)
 
 
+class ConsumerThread(AIOKafkaConsumerThread):
+    """Ends in order also where aiokafka's consumer is closed just after Kafka went away.
+
+    A fetch that rests after its failure is cancelled by that, and cancels whoever closes (aiokafka 0.14.0,
+    ``Fetcher.close``): the thread would end with a traceback, and Faust would not hear that it did.
+    """
+
+    async def on_thread_stop(self) -> None:
+        """As its base."""
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            if self._consumer is not None:  # what its own end would have done last
+                await self._consumer._client.close()
+
+
 class BatchConsumer(Consumer):
     """Delivers chunks, and begins where PostgreSQL stands (PROTOCOL.md A2)."""
 
     _seeks = 0
     _sought = -1  # the generation of the assignment that was sought last
+
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def durable_offsets(self, earliest: Offsets) -> Offsets:
         """As `DurableOffsets`, of the partitions assigned."""

@@ -61,8 +61,7 @@ def build(
         topic_allow_declare=False,
         web_enabled=False,
         web_bind="127.0.0.1",
-        datadir=Path(tempfile.gettempdir())
-        / f"{group}-data",  # made, and nothing of ours kept there
+        datadir=Path(tempfile.gettempdir()) / f"{group}-data",  # made, and nothing of ours kept there
         agent_supervisor=CrashingSupervisor,
         autodiscover=False,
         PartitionAssignor=_assignor(missing),
