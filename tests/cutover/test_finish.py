@@ -6,7 +6,7 @@ import asyncio
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
@@ -17,6 +17,7 @@ from tests.support.moving import application, cutover, moving, tenants_of
 from tests.support.schema_dump import schema_dump
 from tests.support.world import World, once
 from worker.embedded import Services
+from worker.mongo.fence_documents import FenceDocuments, State
 
 OWN = (("leads", "strict", "error"), ("forms", "moderate", "error"), ("pages", "strict", "warn"))
 DEFAULTS = {"validator": {}, "validationLevel": "strict", "validationAction": "error"}  # as without
@@ -60,6 +61,7 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
             listed
         )
         assert await w.value("SELECT count(*) FROM crossfade.tenant") == 2
+        await _left_by_another(w, export)
         _no_longer_mapped(w, "forms")
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 0, told
@@ -115,6 +117,16 @@ async def _another_database(w: World, export: Path) -> None:
         code, told = await once(w, "finish", *arguments, **elsewhere)
         assert code == 2 and "MongoDB has this migration, but the database" in told, told
     assert await w.client["crossfade"]["fence"].count_documents({"_id.migration": w.name}) == refused == 2
+
+
+async def _left_by_another(w: World, export: Path) -> None:
+    """A tenant that MongoDB refuses, and of which this database does not know that it is complete."""
+    tenant, fences = uuid4(), FenceDocuments(w.client, w.name)
+    assert await fences.leave({tenant: 1}, {tenant: [tenant]}, "test")
+    assert await fences.decide_left({tenant: 1}, "test")
+    code, told = await once(w, "finish", "--export", str(export), "--yes")
+    assert code == 2 and "refuses the writes of 1 tenants that are not complete here" in told, told
+    assert await fences.come_home({tenant: 3}, State.LEFT, "test")
 
 
 def _no_longer_mapped(w: World, name: str) -> None:

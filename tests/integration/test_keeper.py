@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.keeping import keeping
 from tests.support.world import World
@@ -18,6 +19,7 @@ MANY = 8
 WITHIN = 10.0  # seconds; a quarter of it on a quiet machine, and more than 14 when one waited for the other
 _ADD = "INSERT INTO crossfade.tenant (tenant_id, phase, epoch) VALUES ($1, $2::text::crossfade.phase, $3)"
 _IN = "SELECT count(*) FROM crossfade.tenant WHERE tenant_id = ANY($1) AND phase::text = $2"
+_OF_ANOTHER_FILE = "INSERT INTO crossfade.collection (namespace, mapping_hash) VALUES ($1, 'its')"
 _LAST = UUID(int=2**128 - 1)  # behind all others in any order
 
 
@@ -78,6 +80,19 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
             assert await _all_are(fences, opening, State.HOME)
         await w.until_async("they are home", lambda: _are_in(w, opening, "mongo"))
         await w.until_async("validators let them in", lambda: _right(w))
+
+
+async def test_it_tells_that_its_mapping_is_not_that_of_the_rows(w: World) -> None:
+    """It would not mend what its file lacks."""
+    told = {"event": "the mapping is in the way", "log_level": "warning"}
+    again = {"event": "the mapping goes along again", "log_level": "info"}
+    with capture_logs() as logs:
+        async with keeping(w):
+            await w.execute(_OF_ANOTHER_FILE, f"{w.name}.gone")
+            await w.until("it tells", lambda: any(told.items() <= one.items() for one in logs))
+            await w.execute("DELETE FROM crossfade.collection")
+            await w.until("it is well again", lambda: again in logs)
+    assert any(f"{w.name}.gone" in one.get("reason", "") for one in logs)
 
 
 async def test_moves_that_are_overdue_are_aborted_at_once(w: World, fences: FenceDocuments) -> None:
