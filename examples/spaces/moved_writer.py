@@ -1,7 +1,8 @@
 """An application whose tenants move: leads written through `crossfade-client`, and what was acknowledged.
 
-Each lead is written by one task after the other, so its last acknowledged state is known for certain. What
-was given up without an answer may or may not have happened, and its lead is then left alone.
+Each lead is written by one task after the other, so its last acknowledged state is known for certain; its
+score counts its updates, so one that was applied twice shows. What was given up without an answer may or may
+not have happened, and its lead is then left alone.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ except ModuleNotFoundError:  # from a checkout, where it is not installed
 from pymongo import WriteConcern
 
 _TENANT = "SELECT set_config('app.current_tenant_id', $1, true)"
-_INSERT = "INSERT INTO leads (id, tenant_id, email, name) VALUES ($1, $2, $3, $4)"
-_UPDATE = "UPDATE leads SET name = $2 WHERE id = $1"
+_INSERT = "INSERT INTO leads (id, tenant_id, email, name, score) VALUES ($1, $2, $3, $4, 0)"
+_UPDATE = "UPDATE leads SET name = $2, score = score + 1 WHERE id = $1"
 _DELETE = "DELETE FROM leads WHERE id = $1"
 _AT_ONCE = 100
 """As many as pymongo has connections: a transaction must not wait for one of those that wait for it."""
@@ -46,7 +47,10 @@ class Accepted(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """A lead that is not as it was acknowledged: ``lost``, ``stale`` or ``resurrected``."""
+    """A lead that is not as it was acknowledged.
+
+    ``lost``, ``stale``, ``resurrected``; or ``twice``: more updates were applied than acknowledged, or fewer.
+    """
 
     tenant: UUID
     id: UUID
@@ -101,6 +105,8 @@ class MovedWriter:
         self._random = random.Random(seed)
         self._free: dict[UUID, list[UUID]] = {tenant: [] for tenant in tenants}
         """Leads that are there, and that nobody is writing."""
+        self._updates: dict[UUID, int] = {}
+        """How many updates of a lead were acknowledged, of those that it inserted."""
         self._count = 0
         self.written = Written({tenant: {} for tenant in tenants})
 
@@ -158,6 +164,7 @@ class MovedWriter:
             return None
         self.written.accepted.append(Accepted(tenant, side, sent, time.time()))
         known[lead] = name
+        self._updates[lead] = self._updates[lead] + 1 if kind == "update" else 0
         return True
 
     def other(self, tenant: UUID, side: str, sent: float, lead: UUID, name: str) -> None:
@@ -187,10 +194,11 @@ class MovedWriter:
     async def _in_mongo(self, tenant: UUID, kind: str, lead: UUID, name: str | None) -> None:
         if kind == "insert":
             await self._leads.insert_one(
-                {"_id": lead, "tenantId": tenant, "email": "a@b.example", "name": name}
+                {"_id": lead, "tenantId": tenant, "email": "a@b.example", "name": name, "score": 0}
             )
         elif kind == "update":
-            found = await self._leads.update_one({"_id": lead}, {"$set": {"name": name}})
+            change = {"$set": {"name": name}, "$inc": {"score": 1}}
+            found = await self._leads.update_one({"_id": lead}, change)
             _require(found.matched_count)
         else:
             _require(await crossfade_client.delete(self._leads, {"_id": lead}))
@@ -217,20 +225,23 @@ class MovedWriter:
             for lead, name in states.items():
                 if name is None and lead in there:
                     wrong.append(Wrong(tenant, lead, "resurrected"))
-                elif name is not None and there.get(lead) != name:
-                    wrong.append(Wrong(tenant, lead, "stale" if lead in there else "lost"))
+                elif name is not None and lead not in there:
+                    wrong.append(Wrong(tenant, lead, "lost"))
+                elif name is not None and there[lead][0] != name:
+                    wrong.append(Wrong(tenant, lead, "stale"))
+                elif name is not None and there[lead][1] != self._updates.get(lead, there[lead][1]):
+                    wrong.append(Wrong(tenant, lead, "twice"))
         return wrong
 
-    async def _mongo_has(self, tenant: UUID) -> dict[UUID, str]:
-        found = self._leads.find({"tenantId": tenant}, {"name": 1})
-        return {one["_id"]: one.get("name") async for one in found}
+    async def _mongo_has(self, tenant: UUID) -> dict[UUID, tuple[Any, Any]]:
+        found = self._leads.find({"tenantId": tenant}, {"name": 1, "score": 1})
+        return {one["_id"]: (one.get("name"), one.get("score")) async for one in found}
 
-    async def _postgres_has(self, tenant: UUID) -> dict[UUID, str]:
+    async def _postgres_has(self, tenant: UUID) -> dict[UUID, tuple[Any, Any]]:
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(_TENANT, str(tenant))
-            return {
-                UUID(int=row[0].int): row[1] for row in await connection.fetch("SELECT id, name FROM leads")
-            }
+            rows = await connection.fetch("SELECT id, name, score FROM leads")
+            return {UUID(int=row[0].int): (row[1], row[2]) for row in rows}
 
 
 class NotThere(Exception):

@@ -23,7 +23,7 @@ def _tell(line: str) -> None:
 def report(result: Storm) -> None:
     """Print what became of a storm."""
     _tell(f"{result.accepted:,} writes acknowledged, {result.unclear} without an answer, {result.errors}")
-    _tell(f"lost, stale or resurrected: {len(result.wrong)} {result.wrong[:3]}")
+    _tell(f"lost, stale, resurrected or applied twice: {len(result.wrong)} {result.wrong[:3]}")
     _tell(f"taken by a database that had not the tenant: {len(result.both)} {result.both[:3]}")
     for name, pauses in (("cutovers", result.cutovers), ("rollbacks", result.rollbacks)):
         _tell(f"{len(pauses)} {name}: pause {_told(pauses)}")
