@@ -34,52 +34,48 @@ _DATABASES = {"mongo": "MongoDB", "postgres": "PostgreSQL", "": "where it did"}
 
 def hook_options(command: F) -> F:
     """Give a command the options of hooks."""
-    for option in reversed(
-        (
-            click.option("--before", default="", help="A shell command before a change, which may refuse."),
-            click.option("--after", default="", help="A shell command after a change."),
-            click.option(
-                "--hook-within",
-                default=30.0,
-                show_default=True,
-                type=click.FloatRange(0.1),
-                help="Time of such a command, seconds.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+    return _with(
+        command,
+        click.option("--before", default="", help="A shell command before a change, which may refuse."),
+        click.option("--after", default="", help="A shell command after a change."),
+        click.option(
+            "--hook-within",
+            default=30.0,
+            show_default=True,
+            type=click.FloatRange(0.1),
+            help="Time of such a command, seconds.",
+        ),
+    )
 
 
 def options(command: F) -> F:
     """Give a command the options of all moves."""
     seconds = click.FloatRange(0.05, 60)
-    for option in reversed(
-        (
-            click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none."),
-            click.option(
-                "--at-once",
-                default=1,
-                show_default=True,
-                type=click.IntRange(1, 50),
-                help="Moves at a time.",
-            ),
-            click.option("--rehearse", is_flag=True, help="Do all but decide; tell the pause."),
-            click.option(
-                "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
-            ),
-            click.option(
-                "--window",
-                default=0.0,
-                show_default=True,
-                type=click.FloatRange(0),
-                help="Try again for so many seconds.",
-            ),
-            click.option("--reason", default="", help="Why; noted with each change of phase."),
-            hook_options,
-            click.option("--json", "as_json", is_flag=True, help="Print a JSON array."),
-        )
-    ):
+    return _with(
+        command,
+        click.option("--group", is_flag=True, help="Move these tenants as one: all of them, or none."),
+        click.option(
+            "--at-once", default=1, show_default=True, type=click.IntRange(1, 50), help="Moves at a time."
+        ),
+        click.option("--rehearse", is_flag=True, help="Do all but decide; tell the pause."),
+        click.option(
+            "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
+        ),
+        click.option(
+            "--window",
+            default=0.0,
+            show_default=True,
+            type=click.FloatRange(0),
+            help="Try again for so many seconds.",
+        ),
+        click.option("--reason", default="", help="Why; noted with each change of phase."),
+        hook_options,
+        click.option("--json", "as_json", is_flag=True, help="Print a JSON array."),
+    )
+
+
+def _with(command: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
         command = option(command)
     return command
 
