@@ -159,8 +159,27 @@ async def test_attempts_against_the_walls(services: Services, tmp_path: Path) ->
         await _snapshots(w, tenant)
         assert await phase(w, tenant) == "mongo"
         assert await _mongo_options(w) == before
+        await _statement_across(w, other)
         await w.settled()
         assert await w.unequal() == []
+
+
+async def _statement_across(w: World, tenant: UUID) -> None:
+    """A statement of many documents is refused from where the fence meets it; what it wrote before counts."""
+    leads, mine = w.mongo["leads"], {"tenantId": tenant}
+    slowly = {**mine, "$where": "sleep(200) || true"}
+    running = asyncio.ensure_future(leads.update_many(slowly, {"$set": {"name": "across"}}))
+    across = {**mine, "name": "across"}
+    await w.until_async("it has begun", lambda: leads.count_documents(across))
+    code, results = await cutover(w, str(tenant), "--window", "60", "--deadline", "5")
+    assert code == 0, results
+    with pytest.raises(WriteError) as error:
+        await running
+    assert error.value.code == 121, error.value
+    written = await leads.count_documents(across)
+    assert 0 < written < await leads.count_documents(mine)
+    async with application(w, tenant) as app:
+        assert await app.fetchval("SELECT count(*) FROM leads WHERE name = 'across'") == written
 
 
 async def _mongo_options(w: World) -> dict[str, Any]:
