@@ -86,7 +86,8 @@ async def test_another_move_follows_while_a_controller_stands_still(
     await bring(w, tenant, begins(edge))
     hook = tmp_path / "after"
     async with written(w, tenant, other):
-        async with held(w, tenant, edge, 25, "--after", f"touch {hook}", "--window", "60") as move:
+        after = f'test "$CROSSFADE_TRANSITION" = draining || touch {hook}'
+        async with held(w, tenant, edge, 25, "--after", after, "--window", "60") as move:
             await nowhere_else(w, tenant, "postgres" if then == "mongo" else "mongo")
             await bring(w, tenant, then)
             assert time.monotonic() < move.since + 25, "it went on before"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -61,7 +59,6 @@ def build(
         topic_allow_declare=False,
         web_enabled=False,
         web_bind="127.0.0.1",
-        datadir=Path(tempfile.gettempdir()) / f"{group}-data",  # made, and nothing of ours kept there
         agent_supervisor=CrashingSupervisor,
         autodiscover=False,
         PartitionAssignor=_assignor(missing),
