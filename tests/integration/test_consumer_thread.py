@@ -24,7 +24,9 @@ async def test_a_fetch_that_rests_after_a_failure_does_not_cancel_the_threads_en
 ) -> None:
     topic = Topic(f"t{uuid4().hex[:8]}", 1, 1, -1, 1_000_000, "nobody", "this test", "nothing")
     await ensure_topics(Access(services.kafka_bootstrap), [topic])
-    consumer = AIOKafkaConsumer(bootstrap_servers=services.kafka_bootstrap, retry_backoff_ms=_LONG)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=services.kafka_bootstrap, retry_backoff_ms=_LONG, fetch_max_wait_ms=_LONG // 2
+    )
     await consumer.start()
     consumer.assign([place := TopicPartition(topic.name, 0)])
     await consumer.position(place)
@@ -35,7 +37,8 @@ async def test_a_fetch_that_rests_after_a_failure_does_not_cancel_the_threads_en
                 await asyncio.sleep(0.01)
             while "Failed fetch messages" not in caplog.text:  # as when Kafka is killed
                 for connection in list(consumer._client._conns.values()):
-                    connection.close()
+                    if connection._requests:  # the fetch, which waits for records
+                        connection.close()
                 await asyncio.sleep(0.01)
     thread: Any = object.__new__(ConsumerThread)  # as it is while it ends: the consumer is left
     thread._consumer, thread._method_queue = consumer, None
