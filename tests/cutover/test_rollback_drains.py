@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from tests.support.letters import log
 from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
-from tests.support.way_back import assert_both_ways_equal, brought_back
+from tests.support.way_back import assert_both_ways_equal, brought_back, stands_still
 from tests.support.world import World, once, settings
 from worker.cutover.ground import opened
 from worker.cutover.move import Options
@@ -40,9 +40,8 @@ async def _held(w: World, tenant: UUID, name: str) -> AsyncIterator[UUID]:
     await w.kill("reverse")
     lead = uuid4()
     await _write(w, tenant, lead)
-    await w.start("reverse", name, CROSSFADE_FAILPOINTS="reverse.after_take=hold:1:120")
     try:
-        await w.until("it holds", lambda: "after_take holds" in log(w, name))
+        await stands_still(w, name, "reverse.after_take", 120)
         assert await w.value(_FREE) == 0 < await w.value("SELECT count(*) FROM crossfade.outbox")
         await w.start("reverse", "reverse")
         await brought_back(w, drained=False)  # the other one goes

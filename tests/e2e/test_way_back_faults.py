@@ -9,7 +9,7 @@ from uuid import UUID
 from bson import Binary
 
 from tests.e2e.test_way_back import at_rest, write_a_bit_of_everything
-from tests.support.way_back import application, assert_both_ways_equal, brought_back
+from tests.support.way_back import application, assert_both_ways_equal, brought_back, stands_still
 from tests.support.world import World, world
 from worker import failpoints
 from worker.embedded import Services
@@ -62,8 +62,7 @@ async def test_of_two_publishers_the_one_that_took_last_wins_however_late_the_ot
         id_ = row_id(page["_id"])
         async with application(w, tenant) as sql:
             await sql.execute("UPDATE pages SET title = 'first' WHERE id = $1", id_)
-        await w.start("reverse", "slow", CROSSFADE_FAILPOINTS="reverse.after_read=hold:1:40")
-        await w.until("it holds", lambda: "after_read holds" in (w.directory / "slow.log").read_text())
+        await stands_still(w, "slow", "reverse.after_read", 40)
         connection = await w.connect()
         free = "SELECT count(*) FROM (SELECT FROM crossfade.outbox FOR UPDATE SKIP LOCKED) AS f"
         assert await connection.fetchval(free) == 0 and not await outbox.drained(connection, tenant)

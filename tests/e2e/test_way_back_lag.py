@@ -8,8 +8,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from tests.e2e.test_way_back import at_rest
-from tests.support.letters import log
-from tests.support.way_back import application
+from tests.support.way_back import application, stands_still
 from tests.support.world import World, once, settings, world
 from worker.cutover import checks
 from worker.cutover.ground import opened
@@ -75,8 +74,7 @@ async def _not_sent(w: World, tenant: UUID) -> None:
     await w.kill("reverse")
     async with application(w, tenant) as sql:
         await sql.execute(_LEAD, uuid4(), tenant)
-    await w.start("reverse", "slow", CROSSFADE_FAILPOINTS="reverse.after_take=hold:1:120")
-    await w.until("it holds", lambda: "after_take holds" in log(w, "slow"))
+    await stands_still(w, "slow", "reverse.after_take", 120)
     await w.start("reverse", "reverse")
     await _until_much(w)
     await w.kill("slow")

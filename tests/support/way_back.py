@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from tests.support.letters import log
 from tests.support.world import PATIENCE, World
 from worker.mongo import reverse
 from worker.mongo.client import connect
@@ -57,6 +58,12 @@ async def application(w: World, tenant: UUID) -> AsyncIterator[asyncpg.Connectio
             yield connection
     finally:
         await connection.close()
+
+
+async def stands_still(w: World, name: str, place: str, seconds: int) -> None:
+    """Start a `crossfade reverse` under a name, and wait until it stands still at a place, for so long."""
+    await w.start("reverse", name, CROSSFADE_FAILPOINTS=f"{place}=hold:1:{seconds}")
+    await w.until("it holds", lambda: f"{place} holds" in log(w, name))
 
 
 async def brought_back(w: World, seconds: float = PATIENCE, *, drained: bool = True) -> None:

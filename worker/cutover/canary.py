@@ -11,8 +11,12 @@ from worker.postgres import barriers, outbox
 
 ASK_EVERY = 0.004
 """Seconds between looks for what other processes do."""
-WITHIN = 10.0
-"""Seconds for a canary each way, while nothing is paused."""
+_WITHIN = 10.0
+
+
+def within(ground: Ground) -> float:
+    """Return the seconds in which a canary must come, each way, while nothing is paused."""
+    return min(_WITHIN, ground.patience)
 
 
 async def goes_back(ground: Ground) -> None:
@@ -33,14 +37,14 @@ async def comes_through(ground: Ground, asked: UUID) -> barriers.Arrived:
 async def goes_round(ground: Ground) -> str:
     """Send a canary from PostgreSQL to MongoDB, and one back; return what did not come, "" if both did."""
     try:
-        async with asyncio.timeout(min(WITHIN, ground.patience)):
+        async with asyncio.timeout(within(ground)):
             await goes_back(ground)
     except TimeoutError:
         return "a canary did not come to MongoDB"
     asked = uuid4()
     await barrier.write(ground.client, ground.settings.publisher, asked)
     try:
-        async with asyncio.timeout(min(WITHIN, ground.patience)):
+        async with asyncio.timeout(within(ground)):
             await comes_through(ground, asked)
     except TimeoutError:
         return "a canary did not come from MongoDB to PostgreSQL"

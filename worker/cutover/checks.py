@@ -148,7 +148,7 @@ async def _way_back(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     # It goes through all that every write of the application will: outbox, Kafka, MongoDB, and round again.
     if lost := await canary.goes_round(ground):
         remedy = "see that publish, apply and `crossfade reverse` run, and read their logs"
-        return False, f"{lost} within {min(canary.WITHIN, ground.patience):g} s", remedy
+        return False, f"{lost} within {canary.within(ground):g} s", remedy
     return True, "proven by a canary, both ways", ""
 
 

@@ -166,7 +166,7 @@ class Rollback:
 
     async def _drained(self) -> int:
         ground = self._ground
-        await self._taken(None)
+        await self._taken()
         self._steps.ended("drain")
         await canary.goes_back(ground)
         self._steps.ended("barrier")
@@ -191,8 +191,8 @@ class Rollback:
         failpoints.reach(failpoints.ROLLBACK_VERIFIED)
         return floor
 
-    async def _taken(self, upto: int | None) -> None:
-        """Wait until the outbox has no row of the tenants, or none up to one, held or not (R3)."""
+    async def _taken(self, upto: int = outbox.ALL) -> None:
+        """Wait until the outbox has no row of the tenants up to one, held or not (R3)."""
         for tenant in self._tenants:
             while not await outbox.drained(self._ground.control, tenant, upto):  # noqa: ASYNC110
                 await asyncio.sleep(canary.ASK_EVERY)
@@ -213,7 +213,7 @@ class Rollback:
         one than MongoDB knows holds rows that the outbox has now; or they are gone, and its records sent.
         """
         ground = self._ground
-        within = min(canary.WITHIN, ground.patience)
+        within = canary.within(ground)
         try:
             async with asyncio.timeout(within):
                 through = await reverse.greatest(ground.client)

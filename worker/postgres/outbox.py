@@ -306,7 +306,8 @@ async def ask_barrier(connection: Connection, barrier: UUID) -> None:
     await connection.execute("INSERT INTO crossfade.reverse_barrier (barrier_id) VALUES ($1)", barrier)
 
 
-_ALL = 2**63 - 1
+ALL = 2**63 - 1
+"""Above every id."""
 
 
 async def newest(connection: Connection) -> int:
@@ -317,12 +318,12 @@ async def newest(connection: Connection) -> int:
     return found
 
 
-async def drained(connection: Connection, tenant: UUID, upto: int | None = None) -> bool:
+async def drained(connection: Connection, tenant: UUID, upto: int = ALL) -> bool:
     """Whether the outbox has no row of a tenant, up to one's id, held by a publisher or not (R3)."""
     found = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM crossfade.outbox WHERE tenant_id = $1 AND outbox_id <= $2)",
         tenant,
-        _ALL if upto is None else upto,
+        upto,
     )
     return not found
 
