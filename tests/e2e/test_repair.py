@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import pytest
 
+from tests.support.busy import busy
 from tests.support.world import World, once, world
 from worker import failpoints
 from worker.embedded import Services
@@ -136,12 +137,12 @@ async def test_five_hundred_mismatches_are_mended_while_writes_go_on_and_nothing
         before = await written(connection)
         wrong = {row[0] for row in await connection.fetch("SELECT row_id FROM crossfade.mismatch")}
         async with w.writes(50):
-            began = time.monotonic()
+            began, excused = time.monotonic(), busy()
             code, done = await repair(w)
-            took = time.monotonic() - began
+            took, excused = time.monotonic() - began, excused or busy()
         assert (code, done["left"], done["lost"]) == (0, 0, 0), done
         assert done["documents"] + done["absences"] == 500
-        assert took < 30, took
+        assert took < (90 if excused else 30), (took, w._logs())
         await w.settled()
         await w.assert_nothing_lost()
         result = await compared(w)
