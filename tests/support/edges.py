@@ -126,14 +126,20 @@ class Held:
 
     async def ended(self, seconds: float = 60) -> tuple[int, dict[str, Any]]:
         """Wait until it has ended; return its exit code and what became of it."""
-        assert self._process.stdout is not None
         async with asyncio.timeout(seconds):
-            self._told += (await self._process.stdout.read()).decode()
-            code = await self._process.wait()
+            await self.over()
+        code = self._process.returncode
+        assert code is not None
         start = self._told.find("[\n")
         assert start >= 0, self._told
         (result,) = orjson.loads(self._told[start : self._told.rindex("]") + 1])
         return code, result
+
+    async def over(self) -> None:
+        """Wait until it has ended, however."""
+        assert self._process.stdout is not None
+        self._told += (await self._process.stdout.read()).decode()
+        await self._process.wait()
 
     async def kill(self) -> None:
         """End it, if it has not ended."""

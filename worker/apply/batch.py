@@ -122,11 +122,11 @@ class Item:
 
     @property
     def unmapped(self) -> bool:
-        """Whether it is a live change of a document that has no rows, for it cannot be mapped."""
+        """Whether it tells of a document that has no rows, for it cannot be mapped."""
         event = self.event
         if self.outcome is not Outcome.DEAD or self.rows is not None or event is None or self.key is None:
             return False
-        return event.source is Source.STREAM and event.operation is not Operation.DELETE and not self.echo
+        return event.operation is not Operation.DELETE and not self.echo
 
     @property
     def tenant(self) -> UUID | None:
@@ -331,7 +331,8 @@ def late_echo(item: Item, known: LedgerRow | None) -> bool:
 def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> Outcome:
     """Return what becomes of an event, from the ledger's row and the phases of all tenants involved.
 
-    DEAD is a rogue event, PARKED one that waits for the end of a rollback: see `judge`.
+    DEAD is a rogue event, PARKED one that waits for the end of a rollback: see `judge`. SWITCHED tells what
+    MongoDB had, not that somebody wrote there: the way back sees to it that it has what PostgreSQL has.
     """
     if late_echo(item, known):
         return Outcome.ECHO
@@ -345,11 +346,10 @@ def decide(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) ->
         return Outcome.SUPERSEDED
     if all(phase.phase in WRITABLE for phase in involved):
         return Outcome.APPLIED
+    if any(phase.phase == "rolling_back" for phase in involved):
+        return Outcome.PARKED
     assert item.event is not None
-    if item.event.source is not Source.STREAM:
-        return Outcome.SWITCHED
-    undecided = any(phase.phase == "rolling_back" for phase in involved)
-    return Outcome.PARKED if undecided else Outcome.DEAD
+    return Outcome.DEAD if item.event.source is Source.STREAM else Outcome.SWITCHED
 
 
 def judge(item: Item, known: LedgerRow | None, phases: Mapping[UUID, Phase]) -> None:

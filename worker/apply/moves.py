@@ -47,14 +47,19 @@ AWAY = ("postgres", "complete")
 """Phases in which a tenant writes in PostgreSQL (R1)."""
 
 
-def rogue(items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping[UUID, Phase]) -> list[Noted]:
-    """Return the documents that rogue events changed in MongoDB, for the way back to restore (A5).
+def to_restore(
+    items: Sequence[Item], known: Mapping[Key, LedgerRow], phases: Mapping[UUID, Phase]
+) -> list[Noted]:
+    """Return the documents that MongoDB may have otherwise than PostgreSQL, for the way back to see to (A5).
 
-    Where the ledger has a tenant that is at home, its document is not ours to write there: the letter tells.
+    Those of rogue events, and those that a copy read, or found to be gone: what was written or dropped there
+    came with no event of its own. Where the ledger has a tenant that is at home, its document is not ours to
+    write there: the letter tells.
     """
     found: list[Noted] = []
     for item in items:
-        if item.outcome is not Outcome.DEAD or item.kind != ROGUE or item.key is None:
+        rogue = item.outcome is Outcome.DEAD and item.kind == ROGUE
+        if not (rogue or item.outcome is Outcome.SWITCHED) or item.key is None:
             continue
         before = known.get(item.key)
         tenant = before.tenant_id if before else None

@@ -164,8 +164,8 @@ class BatchWriter:
         if echoes := [item for item in events if item.outcome is Outcome.ECHO]:
             await self._echoes(connection, batch_id, echoes, known, phases)
         await self._expiry.judge(connection, events)
-        if rogue := moves.rogue(events, known, phases):
-            await outbox.note(connection, rogue)
+        if documents := moves.to_restore(events, known, phases):
+            await outbox.note(connection, documents)
         if winners:
             write = self._fitting if care is Care.APART else self._write
             await write(connection, batch_id, winners, known)
@@ -182,8 +182,8 @@ class BatchWriter:
         phases = await ledger.share_phases(connection, tenants)
         for item in events:
             judge_unmapped(item, known.get(_key(item)), phases)
-        if rogue := moves.rogue(events, known, phases):
-            await outbox.note(connection, rogue)
+        if documents := moves.to_restore(events, known, phases):
+            await outbox.note(connection, documents)
 
     async def _fitting(
         self, connection: Connection, batch_id: int, winners: list[Item], known: dict[Key, LedgerRow]

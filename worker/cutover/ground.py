@@ -142,6 +142,21 @@ class Ground:
                 return found
             await asyncio.sleep(_ASK_EVERY)
 
+    async def copies(self) -> frozenset[barriers.Copy]:
+        """Return the copies of all mapped collections; `Transient` names those that are not copied.
+
+        A copy that is not the first is over when apply has all of it (C7): what it found of tenants that have
+        left is in the outbox then.
+        """
+        logical = self.logical()
+        found = {one.namespace: one for one in await barriers.copies(self.control, logical)}
+        wrong = [f"{name} is {found[name].state}" for name in sorted(found) if found[name].state != "copied"]
+        wrong += [f"{name} was never copied" for name in sorted(logical) if name not in found]
+        if wrong:
+            told = "wait for the copy; `crossfade status` tells how far it is"
+            raise Transient("; ".join(wrong[:5]), remedy=told)
+        return frozenset(found.values())
+
     def logical(self) -> dict[str, RealCollection]:
         """Return each logical collection by its namespace."""
         names = [self.mapping.logical(name) for name in self.mapping.collections]

@@ -85,6 +85,7 @@ class Move:
         self._verification = Verification(ground.sides, ground.real, ground.logical())
         self._epochs: Mapping[UUID, int] = {}
         self._incarnation: UUID | None = None
+        self._copies: frozenset[barriers.Copy] = frozenset()
         self._barrier = uuid4()
         self._steps = Steps()
         self._fenced = self._held_up = False
@@ -139,6 +140,7 @@ class Move:
                 "no clean generation of the reconciler stands for it", remedy="run `crossfade reconcile`"
             )
         self._incarnation, self._since = clean.incarnation, clean.since
+        self._copies = await self._ground.copies()
         await self._options.hooks.run("before", "draining", self._tenants)
         told = {"generation": clean.generation, "sums": await evidence.sums(control, self._tenants)}
         epochs = {tenant: known[tenant].epoch for tenant in self._tenants}
@@ -252,6 +254,8 @@ class Move:
         told = await canary.comes_through(self._ground, self._barrier)
         if told.incarnations != {self._incarnation}:
             raise _Aborts("the change stream began anew since the last clean generation")
+        if await self._ground.copies() != self._copies:  # what was dropped or renamed tells no events
+            raise _Aborts("a collection was copied again meanwhile")
 
     async def _decide(self) -> str | None:
         """``draining`` becomes ``left``; return why not, when that is certain.

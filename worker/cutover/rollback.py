@@ -62,6 +62,7 @@ class Rollback:
         self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
         self._epochs: Mapping[UUID, int] = {}
         self._barrier = uuid4()
+        self._copies: frozenset[barriers.Copy] = frozenset()
         self._above = -1  # versions up to here were looked at, and none comes that is not above
         self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
         self._fits = Compared()
@@ -113,6 +114,7 @@ class Rollback:
                     f"the way back of tenant {tenant} is broken: {told}",
                     remedy="mend that in PostgreSQL, or map the column; what is then written is sent anew",
                 )
+        self._copies = await self._ground.copies()
         return {tenant: known[tenant].epoch for tenant in self._tenants}
 
     async def _may_open(self) -> None:
@@ -181,6 +183,9 @@ class Rollback:
             arriving.cancel()
             await asyncio.gather(arriving, return_exceptions=True)
         self._steps.ended("verify")
+        # What was dropped, or lies where no event was read, is found by a copy alone, and restored behind it.
+        if await ground.copies() != self._copies:
+            raise _Aborts("a collection was copied again meanwhile")
         for tenant in self._tenants:
             if await outbox.faults(ground.control, tenant):
                 raise _Aborts(f"the way back of tenant {tenant} is broken")

@@ -49,6 +49,7 @@ JOIN crossfade.document d USING (collection_id, row_id)
 JOIN crossfade.collection c ON c.collection_id = d.collection_id
 LIMIT $3
 """
+_COPIES = "SELECT namespace, copy_state::text, copies FROM crossfade.collection WHERE namespace = ANY($1)"
 _LETTERS = """
 SELECT count(*) FROM crossfade.dead_letter
 WHERE state IN ('parked', 'dead') AND (tenant_id = ANY($1::uuid[]) OR tenant_id IS NULL)
@@ -115,6 +116,19 @@ WHERE d.tenant_id = $1 AND d.state = 'live'
 async def examples(connection: Connection, tenant: UUID) -> list[Touched]:
     """Return a document of the tenant from each collection that has one; reads the whole ledger."""
     return [_touched(row) for row in await connection.fetch(_ONE_OF, tenant)]
+
+
+class Copy(NamedTuple):
+    """A collection's copy; ``number``: which it is of this collection's, 0 before the first."""
+
+    namespace: str
+    state: str
+    number: int
+
+
+async def copies(connection: Connection, namespaces: Collection[str]) -> list[Copy]:
+    """Return the copies of these logical collections that publish has begun to know."""
+    return [Copy(*row) for row in await connection.fetch(_COPIES, list(namespaces))]
 
 
 async def letters(connection: Connection, tenants: Collection[UUID]) -> int:

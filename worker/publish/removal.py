@@ -57,6 +57,8 @@ class Removal:
             gone += await self._remove(target, incarnation, candidates)
             after = candidates[-1].row_id
             failpoints.reach(failpoints.REMOVAL_AFTER_SEND)
+        if gone:  # only then is the collection copied: a rollback relies on that
+            await self._applied(target, still_wanted)
         return gone
 
     async def _barrier(self, target: Target, began: int, still_wanted: StillWanted) -> None:
@@ -69,6 +71,10 @@ class Removal:
         while not await self.checkpoints.followed(began):
             await still_wanted()
             await asyncio.sleep(_ASK_EVERY)
+        await self._applied(target, still_wanted)
+
+    async def _applied(self, target: Target, still_wanted: StillWanted) -> None:
+        """Wait until apply has all that Kafka holds now."""
         topics = {
             target.stream_topic: target.stream_partitions,
             target.copy_topic: target.copy_partitions,
@@ -80,7 +86,7 @@ class Removal:
             await asyncio.sleep(_ASK_EVERY)
             waited += _ASK_EVERY
             if waited == _LATE:
-                _log.info("waiting for apply, to remove what is gone", collection=target.namespace)
+                _log.info("waiting for apply, at the end of a copy", collection=target.namespace)
 
     async def _remove(self, target: Target, incarnation: Incarnation, candidates: Sequence[Candidate]) -> int:
         outgoing, wall, gone = Outgoing(), datetime.now(UTC), 0
