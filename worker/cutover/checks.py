@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+from topics import TopicNames
 from worker.cutover import canary
 from worker.cutover.ground import Ground
 from worker.errors import CrossfadeError
@@ -23,7 +24,7 @@ from worker.mongo.client import describe as describe_mongo
 from worker.mongo.collections import fitting
 from worker.mongo.fence_documents import State
 from worker.mongo.objectids import with_objectids
-from worker.postgres import barriers, capture, fences, id_defaults, outbox, phases, transactions
+from worker.postgres import barriers, capture, fences, id_defaults, mismatches, outbox, phases, transactions
 from worker.postgres.batches import count_held
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.standing import read_standing
@@ -95,7 +96,9 @@ async def _copied(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 async def _lag(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     standing = await read_standing(ground.control)
-    beats = [one.heartbeat_at for one in standing.partitions if one.heartbeat_at is not None]
+    # What is no longer mapped is no longer read: its last heartbeat is no lag.
+    read = TopicNames(ground.settings.topic_prefix).namespaces(ground.logical().values())
+    beats = [one.heartbeat_at for one in standing.partitions if one.heartbeat_at and one.topic in read]
     if not beats:
         return False, "no heartbeat has come through", "start `crossfade run`"
     seconds = (standing.at - min(beats)).total_seconds()
@@ -108,6 +111,13 @@ async def _clean(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     if found is None:
         remedy = "let `crossfade reconcile` run; `crossfade mismatches list` tells what is open"
         return False, "no clean generation stands for it", remedy
+    wrong = 0
+    for tenant in tenants:
+        known = await mismatches.counts(ground.reader, tenant)
+        wrong += sum(number for state, _, number, _ in known if state == "real")
+    if wrong:  # seen since: the generation still says what was so at its end
+        told = "`crossfade mismatches list --state real`, then `crossfade repair`"
+        return False, f"{wrong} documents of it do not fit for certain", told
     age = (datetime.now(UTC) - found.ended_at).total_seconds()
     told = f"generation {found.generation}, {age:.0f} s old"
     return age <= _FRESH, told, "let `crossfade reconcile` run"

@@ -36,10 +36,20 @@ _ARRIVED = """
 SELECT count(*), coalesce(max(partitions), 0), array_agg(DISTINCT incarnation)
 FROM crossfade.barrier WHERE barrier_id = $1
 """
+# Beside what changed, what is known to be wrong, or may be, though nothing changed: rows that somebody else
+# wrote, and those that were taken out with a batch.
 _CHANGED = """
 SELECT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
 FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
-WHERE d.tenant_id = ANY($1::uuid[]) AND d.version_time > $2 LIMIT $3
+WHERE d.tenant_id = ANY($1::uuid[]) AND (d.version_time > $2 OR d.state = 'refetch')
+UNION
+SELECT m.namespace, m.row_id, coalesce(d.tenant_id, m.tenant_id, m.row_tenant_id),
+    coalesce(d.version_time, 0), coalesce(d.version_order, 0)
+FROM crossfade.mismatch m LEFT JOIN crossfade.collection c USING (namespace)
+LEFT JOIN crossfade.document d ON d.collection_id = c.collection_id AND d.row_id = m.row_id
+WHERE m.tenant_id = ANY($1::uuid[]) OR m.row_tenant_id = ANY($1::uuid[])
+    OR num_nonnulls(m.tenant_id, m.row_tenant_id) = 0
+LIMIT $3
 """
 _DRAINING = """
 SELECT DISTINCT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
@@ -88,7 +98,10 @@ async def arrived(connection: Connection, barrier: UUID) -> Arrived:
 
 
 async def changed(connection: Connection, tenants: Collection[UUID], since: int, most: int) -> list[Touched]:
-    """Return documents of these tenants that the ledger knows newer than a clusterTime; reads all of it."""
+    """Return documents of these tenants that the ledger knows newer than a clusterTime; reads all of it.
+
+    And those that are held, and mismatches that are theirs or nobody knows whose.
+    """
     rows = await connection.fetch(_CHANGED, list(tenants), since, most)
     return [_touched(row) for row in rows]
 

@@ -1,0 +1,94 @@
+"""What is known to be wrong stops a move, though a generation was clean, and nothing has changed since."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from tests.support.moving import cutover, moving, phase, tenants_of
+from tests.support.world import World, once
+from worker.embedded import Services
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SPOIL = """
+UPDATE leads SET name = name || ' ' WHERE id = (SELECT min(id::text)::uuid FROM leads WHERE tenant_id = $1)
+"""
+FULL_SINCE = """
+SELECT count(*) FROM crossfade.generation f WHERE kind = 'full' AND finished_at IS NOT NULL AND unclean = '{}'
+    AND began_time > (SELECT max(version_time) FROM crossfade.document)
+"""
+NOTE = """
+INSERT INTO crossfade.mismatch (namespace, row_id, collection, tenant_id, state, kind, reason, fields,
+    generation, first_seen_at, since, checked_at, changes, observed_time, seen_moment)
+SELECT $1, min(id::text)::uuid, $1, $2, 'settling', 'different', 'a test', '[]', 1, now(), now(), now(), 0, 0,
+    (SELECT max(ended_moment) + 1 FROM crossfade.generation)
+FROM leads WHERE tenant_id = $2
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def w(services: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    env = {"CROSSFADE_RECONCILE_FULL_EVERY": "2"}
+    async with moving(services, tmp_path_factory.mktemp("wrong"), documents=300, **env) as made:
+        yield made
+
+
+async def _spoiled(w: World, tenant: UUID) -> None:
+    connection = await w.connect()
+    try:
+        await connection.execute("SET session_replication_role = replica")
+        assert await connection.execute(SPOIL, tenant) == "UPDATE 1"
+    finally:
+        await connection.close()
+
+
+async def test_a_document_that_does_not_fit_for_certain(w: World) -> None:
+    tenant = (await tenants_of(w))[0]
+    await _spoiled(w, tenant)
+    await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
+    code, told = await once(w, "cutover", "check", str(tenant))
+    (line,) = (one for one in told.splitlines() if " clean " in one)
+    assert code == 1 and line.startswith("FAILED") and "1 documents of it do not fit" in line, told
+    code, (result,) = await cutover(w, str(tenant))
+    assert code == 1 and await phase(w, tenant) == "mongo", result
+    code, told = await once(w, "repair")
+    assert code == 0, told
+    code, results = await cutover(w, str(tenant), "--window", "90")
+    assert code == 0, results
+
+
+async def test_a_document_that_is_looked_at_again_just_now(w: World) -> None:
+    """Nobody knows yet whether it is wrong; the ledger knows no change since the clean generation."""
+    tenant = (await tenants_of(w))[1]
+    assert await w.stop("reconcile") == 0
+    await _spoiled(w, tenant)
+    await w.execute(NOTE, f"{w.name}.leads", tenant)
+    code, (result,) = await cutover(w, str(tenant))
+    assert code == 1 and "1 documents do not fit" in result["reason"], result
+    await w.start("reconcile", "reconcile again")
+    await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
+    code, told = await once(w, "repair")
+    assert code == 0, told
+
+
+async def test_a_batch_is_rolled_back_between_the_checks_and_the_move(w: World) -> None:
+    tenant = (await tenants_of(w))[2]
+    lead = await w.mongo["leads"].find_one_and_update({"tenantId": tenant}, {"$set": {"name": "new"}})
+    await w.settled()
+    batch = await w.value("SELECT batch_id FROM crossfade.document WHERE row_id = $1", lead["_id"])
+    await w.until_value(FULL_SINCE, 1)
+    hold = f"{sys.executable} -m worker batches rollback {batch} --hold --yes"
+    only = f'test "$CROSSFADE_TRANSITION" = draining || exit 0; {hold}'
+    code, (result,) = await cutover(w, str(tenant), "--before", only, "--window", "0")
+    assert code == 1 and "documents do not fit" in result["reason"], result
+    assert await phase(w, tenant) == "mongo"
+    code, told = await once(w, "batches", "refetch")
+    assert code == 0, told
+    code, results = await cutover(w, str(tenant), "--window", "90")
+    assert code == 0, results
+    await w.settled()
+    assert await w.unequal() == []
