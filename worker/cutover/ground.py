@@ -107,10 +107,10 @@ class Ground:
             await speaking
 
     async def _speak(self, ended: asyncio.Event) -> None:
-        with suppress(Transient, *FAULTS):  # then it is connected to anew, by whoever needs it
-            while not ended.is_set():
+        while not ended.is_set():
+            with suppress(Transient, *FAULTS):  # then it is connected to anew, by whoever needs it
                 await self.control.execute("SELECT 1", timeout=_SPEAK_WITHIN)
-                await pause(ended, _SPEAK_EVERY)
+            await pause(ended, _SPEAK_EVERY)
 
     @asynccontextmanager
     async def bounded(self, seconds: float) -> AsyncIterator[None]:

@@ -220,11 +220,12 @@ class Keeper:
                 return
             opening = {one.tenant: one.epoch for one in alone if one.phase == "opening"}
             begun = {one.tenant: one.epoch for one in alone if one.phase == "draining"}
-            await end_in_mongodb(self._ground, begun, opening, _WORK_WITHIN)
+            all_in = await end_in_mongodb(self._ground, begun, opening, _WORK_WITHIN)
             if (fences := await self._fences()) is None:
                 return
             for one in list(alone):
-                if after := _after(one, fences.get(one.tenant)):
+                # At home by its document, it is refused until the validators have followed.
+                if (after := _after(one, fences.get(one.tenant))) and (all_in or one.phase != "opening"):
                     await self._follows(one, after)
                 await self._let_go(one, alone)
 

@@ -20,13 +20,15 @@ _HEAL_WITHIN = 1.0  # seconds for all collections; writers wait behind each
 Epochs = Mapping[UUID, int]
 
 
-async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, within: float) -> None:
+async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, within: float) -> bool:
     """Abort moves of these epochs (D2), and let those in whom PostgreSQL has decided to bring home.
+
+    Return whether MongoDB takes the writes of all whom their documents let in.
 
     Returns after ``within`` seconds at the latest, whatever is in the way; the next call does the rest. What
     is in the way of one document is not in the way of the others. All share one collMod of each collection.
     """
-    fences, by = ground.fences, ground.holder
+    fences, by, all_in = ground.fences, ground.holder, False
     with suppress(TimeoutError, CrossfadeError, *FAULTS):
         async with asyncio.timeout(within):
             aborted, _ = await asyncio.gather(
@@ -34,7 +36,9 @@ async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, with
                 _each(opening, lambda epochs: fences.come_home(epochs, State.LEFT, by)),
             )
             await _let_in_at_last(ground, bool(aborted))
+            all_in = True
             await _each(aborted, lambda epochs: fences.come_home(epochs, State.ABORTING, by))
+    return all_in
 
 
 async def _each(epochs: Epochs, change: Callable[[Epochs], Awaitable[bool]]) -> dict[UUID, int]:
