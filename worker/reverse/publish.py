@@ -41,7 +41,8 @@ AT_ONCE = 500  # rows of the outbox in one transaction
 LOOK_EVERY = 0.02  # seconds between looks into an empty outbox
 AGAIN_EVERY = 15.0  # seconds between tries of what MongoDB refused, or could not be read
 _SENDING = frozenset({"postgres", "rolling_back"})
-_PART = 8 * 1024 * 1024  # bytes that are sent before the next documents are encoded
+_FIRST = 8  # documents that are read at once
+_PART = 8 * 1024 * 1024  # bytes that Kafka must have before the next documents are read
 _SETTINGS = """
 SELECT set_config('lock_timeout', '10s', true), set_config('statement_timeout', '60s', true),
     set_config('idle_in_transaction_session_timeout', '90s', true)
@@ -119,24 +120,43 @@ class ReversePublisher:
             touched = await outbox.take(connection, AT_ONCE)
             failpoints.reach(failpoints.REVERSE_AFTER_TAKE)
             if touched:
-                version = await outbox.draw(connection)
-                sent = await self._send(await self._read(touched), version)
-                await acknowledged(sent)
+                await self._send_all(touched, await outbox.draw(connection))
             if barriers := await outbox.asked(connection):
                 await self._send_barriers(barriers)
             failpoints.reach(failpoints.REVERSE_AFTER_SEND)
         failpoints.reach(failpoints.REVERSE_AFTER_COMMIT)
         return bool(touched or barriers)
 
-    async def _read(self, touched: Sequence[Touched]) -> list[tuple[Place, _Read]]:
-        """Return the documents to send. Every statement here has a snapshot newer than the version."""
-        connection = self._connection
-        tenants = {one.tenant_id for one in touched}
-        standing = await phases.read(connection, tenants)
-        await outbox.declare(connection, tenants)
-        by_place: dict[tuple[int, UUID], list[Touched]] = {}
-        places: dict[tuple[int, UUID], Place] = {}
+    async def _send_all(self, touched: Sequence[Touched], version: int) -> None:
+        """Read and send documents; return when Kafka has them. Every statement has a snapshot newer than the
+        version.
+
+        Few at first, for nobody knows how large they are.
+        """
         faults: list[Fault] = []
+        unacknowledged, size = list[asyncio.Future[Any]](), 0
+        for place, some in await self._by_place(touched, faults):
+            left, most = some, _FIRST
+            while left:
+                found = await self._documents(place, left[:most], faults)
+                failpoints.reach(failpoints.REVERSE_AFTER_READ)
+                sent, bytes_ = await self._send(found, version, faults)
+                left, most = left[most:], max(1, most // 4) if bytes_ >= _PART else most * 2
+                unacknowledged, size = unacknowledged + sent, size + bytes_
+                if size >= _PART:
+                    await acknowledged(unacknowledged)
+                    unacknowledged, size = [], 0
+        await self._broken(faults)
+        await acknowledged(unacknowledged)
+
+    async def _by_place(
+        self, touched: Sequence[Touched], faults: list[Fault]
+    ) -> list[tuple[Place, list[Touched]]]:
+        """Return the documents that are to be sent; their tenants' rows can be seen then."""
+        tenants = {one.tenant_id for one in touched}
+        standing = await phases.read(self._connection, tenants)
+        await outbox.declare(self._connection, tenants)
+        found: dict[tuple[int, UUID], tuple[Place, list[Touched]]] = {}
         for one in touched:
             known = standing.get(one.tenant_id)
             if known is None or known.phase not in _SENDING:
@@ -153,15 +173,8 @@ class ReversePublisher:
                     )
                 )
                 continue
-            key = (place.number, one.tenant_id)
-            places[key] = place
-            by_place.setdefault(key, []).append(one)
-        found: list[tuple[Place, _Read]] = []
-        for key, some in by_place.items():
-            found += await self._documents(places[key], some, faults)
-        failpoints.reach(failpoints.REVERSE_AFTER_READ)
-        await self._broken(faults)
-        return found
+            found.setdefault((place.number, one.tenant_id), (place, []))[1].append(one)
+        return list(found.values())
 
     async def _documents(
         self, place: Place, touched: Sequence[Touched], faults: list[Fault]
@@ -222,10 +235,12 @@ class ReversePublisher:
                 reason=one.reason,
             )
 
-    async def _send(self, found: Sequence[tuple[Place, _Read]], version: int) -> list[asyncio.Future[Any]]:
-        sent: list[asyncio.Future[Any]] = []
+    async def _send(
+        self, found: Sequence[tuple[Place, _Read]], version: int, faults: list[Fault]
+    ) -> tuple[list[asyncio.Future[Any]], int]:
+        """Give documents to Kafka; return what tells that it has them, and their bytes."""
         records: dict[tuple[str, int], list[Record]] = {}
-        size, faults = 0, list[Fault]()
+        size = 0
         for place, one in found:
             topic = self._names.reverse(place.logical)
             takes, key = self._topics[topic], document_key(one.id)
@@ -239,11 +254,7 @@ class ReversePublisher:
             records.setdefault((topic, partition_of(key, takes.partitions)), []).append((key, value))
             size += len(value)
             metrics.REVERSE_SENT.labels(str(place.logical)).inc()
-            if size >= _PART:
-                sent += await self._producer.send_all(records)
-                records, size = {}, 0
-        await self._broken(faults)
-        return sent + await self._producer.send_all(records)
+        return await self._producer.send_all(records), size
 
     def _value(self, place: Place, one: _Read, version: int) -> bytes | None:
         event = Event(
