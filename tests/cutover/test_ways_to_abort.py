@@ -28,16 +28,14 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         await _another_mapping(w, one)
 
         code, (result,) = await cutover(w, str(one), "--before", "echo no >&2; exit 3", "--window", "0")
-        assert code == 1 and "the hook before draining failed with exit code 3: no" in result["reason"]
+        assert code == 1 and result["reason"].endswith("hook before draining failed with exit code 3")
         code, (result,) = await cutover(w, str(one), "--before", "sleep 60", "--hook-within", "0.5")
         assert code == 1 and "did not end within 0.5 s" in result["reason"]
         told = tmp_path / "told"
         hook = f'echo "$CROSSFADE_TRANSITION $CROSSFADE_TENANTS" >> {told}; '
         hook += 'test "$CROSSFADE_TRANSITION" != fence || { printf "no\\000\\033[1m, not now" >&2; exit 4; }'
         code, (result,) = await cutover(w, str(one), "--before", hook, "--after", hook)
-        assert code == 1 and result["reason"].endswith("fence failed with exit code 4: no [1m, not now"), (
-            result
-        )
+        assert code == 1 and result["reason"].endswith("hook before fence failed with exit code 4"), result
         assert told.read_text().splitlines() == [f"{name} {one}" for name in _HOOKED]
         assert await phase(w, one) == "mongo"
 

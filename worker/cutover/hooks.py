@@ -56,16 +56,17 @@ class Hooks:
         try:
             async with asyncio.timeout(self.within):
                 _, told = await process.communicate()
-        except TimeoutError:
-            return f"did not end within {self.within:g} s"
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):  # it has ended just now
-                    os.killpg(process.pid, 9)
-                await process.wait()
+        except BaseException as error:
+            with suppress(ProcessLookupError):  # all of them have ended just now
+                os.killpg(process.pid, 9)
+            await process.wait()
+            if isinstance(error, TimeoutError):
+                return f"did not end within {self.within:g} s"
+            raise
         if process.returncode:
-            last = _printable(told.decode(errors="replace")[-_TOLD:])
-            return f"failed with exit code {process.returncode}: {last}"
+            # Shown here alone: the reason of a transition is kept for ever.
+            _log.error("a hook's last words", said=_printable(told.decode(errors="replace")[-_TOLD:]))
+            return f"failed with exit code {process.returncode}"
         return None
 
 
