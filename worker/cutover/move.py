@@ -103,11 +103,11 @@ class Move:
         async with self._turn:
             try:
                 why = await self._leave()
+                if why is None:
+                    why = await self._decide()
             except BaseException:  # cancelled, or a fault of ours
                 await asyncio.shield(self._abort("it was interrupted"))
                 raise
-            if why is None:
-                why = await self._decide()
             if why is not None:
                 return await self._abort(why)
         settled = await self._open()

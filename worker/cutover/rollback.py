@@ -88,16 +88,14 @@ class Rollback:
             raise
         try:
             floor, why = await self._drain()
-        except BaseException:  # cancelled, or a fault of ours
+            if why is None:
+                return await self._end(await self._open(floor))
+        except _Aborts as error:
+            why = str(error)
+        except BaseException:  # cancelled, or a fault of ours; changes nothing where it is decided
             await asyncio.shield(self._back("it was interrupted"))
             raise
-        if why is not None:
-            return await self._back(why)
-        try:
-            result = await self._open(floor)
-        except _Aborts as error:
-            return await self._back(str(error))
-        return await self._end(result)
+        return await self._back(why)
 
     async def _may(self) -> dict[UUID, int]:
         """Return the epochs of tenants that may come back."""
