@@ -1,4 +1,4 @@
-"""What was done in MongoDB to tenants that had left it, and no event tells, is found by a copy, and undone."""
+"""What was done in MongoDB to tenants that had left, and no event tells, is found by a copy, and undone."""
 
 from __future__ import annotations
 
