@@ -4,7 +4,7 @@ Nothing here imports the application: any program that reads or writes Crossfade
 package alone. The records in ``topics/examples`` are decoded and encoded again by the tests.
 """
 
-from topics.declared import Topic, declare, declare_reverse
+from topics.declared import Topic, declare, declare_all, declare_reverse
 from topics.envelope import (
     EnvelopeError,
     Event,
@@ -31,6 +31,7 @@ __all__ = [
     "TopicNames",
     "Version",
     "declare",
+    "declare_all",
     "declare_reverse",
     "decode",
     "document_key",

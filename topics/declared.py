@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from topics.names import Collection, TopicNames
@@ -93,4 +93,14 @@ def declare_reverse(
             holds=f"documents of {collection} as PostgreSQL has them, heartbeats and barriers of rollbacks",
         )
         for collection in collections
+    ]
+
+
+def declare_all(
+    names: TopicNames, collections: Sequence[Collection], *, partitions: int, replication: int
+) -> list[Topic]:
+    """Return every topic of these collections, there and back."""
+    return [
+        *declare(names, collections, partitions=partitions, replication=replication),
+        *declare_reverse(names, collections, partitions=partitions, replication=replication),
     ]

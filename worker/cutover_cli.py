@@ -23,7 +23,7 @@ from worker.mapping import hashes
 from worker.mapping import load as load_mapping
 from worker.mongo.client import connect as connect_mongo
 from worker.mongo.objectids import with_objectids
-from worker.postgres import audit, capture, fences, id_defaults, mapping_versions, phases
+from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions, phases
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
@@ -65,8 +65,9 @@ def prepare() -> None:
     has no default gets one, until `crossfade finish`. One that has a default is left as it is, and told.
 
     Needs CROSSFADE_POSTGRES_ADMIN_DSN. From then on the application can write a tenant's rows in PostgreSQL
-    only after its cutover. Takes each table's lock for an instant, and gives up where it waits for 2 s.
-    May be run again at any time, as after a new table was mapped.
+    only after its cutover. Locks one table at a time for an instant, and gives up where it waits for 2 s.
+    Then it gives the ledger an index by tenant, beside all that goes on; that takes its time where there are
+    many documents. May be run again at any time, as after a new table was mapped.
     """
     settings = load()
     if settings.postgres_admin_dsn is None:
@@ -95,12 +96,13 @@ async def _prepare(settings: Settings, dsn: str) -> tuple[int, list[id_defaults.
         client.close()
     connection = await connect(dsn, "prepare", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=60)
     try:
-        async with connection.transaction():
-            await connection.execute("SET LOCAL lock_timeout = '2s'")
-            changed = await fences.install(connection, mapping)
-            numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
-            await capture.install_capture(connection, mapping, numbers)
-            return changed, await id_defaults.install(connection, ids)
+        await connection.execute("SET lock_timeout = '2s'")
+        changed = await fences.install(connection, mapping)
+        numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
+        await capture.install_capture(connection, mapping, numbers)
+        installed = await id_defaults.install(connection, ids)
+        await ledger.index_tenants(connection, lambda line: click.echo(line, err=True))
+        return changed, installed
     except FAULTS as error:
         raise SchemaError(
             f"the fences could not be installed ({describe(error)})",

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import orjson
 
-from topics import Collection, TopicNames, declare, declare_reverse
+from topics import Collection, TopicNames, declare_all
 from worker.broker.access import access
 from worker.broker.admin import delete_topics, existing_topics
 from worker.errors import ConfigurationError, UsageError
@@ -128,11 +128,7 @@ async def _require_finished(connection: Connection, schema: bool, client: Client
 
 def _topics(settings: Settings, namespaces: Iterable[str]) -> list[str]:
     names, collections = TopicNames(settings.topic_prefix), list(map(Collection.parse, namespaces))
-    declared = [
-        *declare(names, collections, partitions=1, replication=1),
-        *declare_reverse(names, collections, partitions=1, replication=1),
-    ]
-    return [topic.name for topic in declared]
+    return [topic.name for topic in declare_all(names, collections, partitions=1, replication=1)]
 
 
 def _lines(found: postgres.Ours, topics: list[str], documents: dict[str, int]) -> list[str]:

@@ -59,7 +59,11 @@ def options(command: F) -> F:
         ),
         click.option("--rehearse", is_flag=True, help="Do all but decide; tell the pause."),
         click.option(
-            "--deadline", default=1.0, show_default=True, type=seconds, help="Longest pause, seconds."
+            "--deadline",
+            default=1.0,
+            show_default=True,
+            type=seconds,
+            help="Seconds from the pause's begin to the decision, at most; else the move aborts.",
         ),
         click.option(
             "--window",

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from topics import TopicNames, declare
+from topics import TopicNames, declare_all
 from worker.broker.access import access
 from worker.broker.admin import advice, look_at_topics, misfits
 from worker.errors import ConfigurationError, MappingError, ServiceUnavailable, UsageError
@@ -93,7 +93,7 @@ async def triggers(connection: Connection, mapping: Mapping) -> Check:
         return Check(_TRIGGERS, True, "no trigger of the mapped tables is disabled")
     lines = "".join(f"\n{one}: {enable(one)}" for one in found)
     told = f"{len(found)} disabled: rows lack what they make{lines}"
-    again = "enable each, then `crossfade copy --collection` with its collection makes the rows anew"
+    again = "enable each, then `crossfade copy start --collection ...` makes the rows anew"
     return Check(_TRIGGERS, False, told, again, [one._asdict() for one in found])
 
 
@@ -233,7 +233,7 @@ async def _mongodb(settings: Settings, mapping: Mapping | None) -> list[Check]:
 async def _kafka(settings: Settings, mapping: Mapping | None) -> list[Check]:
     if mapping is None:
         return not_made(("kafka",), "mapping")
-    declared = declare(
+    declared = declare_all(
         TopicNames(settings.topic_prefix),
         list(mapping.namespaces()),
         partitions=settings.topic_partitions,

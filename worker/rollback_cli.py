@@ -22,6 +22,8 @@ from worker.postgres import outbox, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
 
+PHASES = ("mongo", "draining", "postgres", "rolling_back", "opening", "complete")
+
 
 @click.command()
 @click.argument("tenants", nargs=-1, required=True, type=click.UUID)
@@ -112,7 +114,7 @@ async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str, ho
 
 
 @click.command(name="tenants")
-@click.option("--phase", "wanted", help="Only those in this phase.")
+@click.option("--phase", "wanted", type=click.Choice(PHASES), help="Only those in this phase.")
 @click.option("--history", type=click.UUID, help="Tell one tenant's changes of phase, the newest first.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Lines at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
@@ -126,6 +128,8 @@ def tenants_(wanted: str | None, history: UUID | None, limit: int, as_json: bool
       crossfade tenants --history TENANT
     """
     told = asyncio.run(_tenants(load(), wanted, history, limit))
+    if len(told) == limit:
+        click.echo(f"{limit:,} lines; there may be more: --limit", err=True)
     if as_json:
         click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2).decode())
     else:

@@ -55,7 +55,8 @@ class Settings(_Sources):
     postgres_dsn: SecretStr = Field(description="PostgreSQL as the sync role")
     postgres_admin_dsn: SecretStr | None = Field(
         None,
-        description="PostgreSQL as a role that may create roles and schemas; only `schema apply` uses it",
+        description="PostgreSQL as a role that may create roles and schemas, owns the mapped tables and is a "
+        "member of crossfade_owner, or a superuser; for `schema apply`, `cutover prepare` and `finish` alone",
     )
     postgres_reader_dsn: SecretStr | None = Field(
         None,

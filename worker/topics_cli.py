@@ -15,7 +15,7 @@ from bson import Binary, json_util
 from bson.binary import UuidRepresentation
 from bson.errors import BSONError
 
-from topics import EnvelopeError, TopicNames, declare, decode, key_to_id
+from topics import EnvelopeError, TopicNames, declare_all, decode, key_to_id
 from topics.envelope import MAX_ORDER
 from worker.broker.access import access
 from worker.broker.admin import Found, advice, create_topics, existing_topics, misfits
@@ -35,7 +35,7 @@ _EXTENDED = json_util.JSONOptions(
 
 @click.group()
 def topics() -> None:
-    """Kafka's topics of this migration: a stream topic and a copy topic for each mapped collection."""
+    """Kafka's topics of this migration: each mapped collection's stream, copy and way back."""
 
 
 @topics.command()
@@ -43,10 +43,11 @@ def topics() -> None:
 def create(as_json: bool) -> None:
     """Create the declared topics that are missing, and see that those that exist fit.
 
-    `publish` and `apply` create missing topics by themselves; this is for those who may not let them, and to
-    see what is there. Nothing that exists is changed. What would be better otherwise is told: a short
-    retention, a record's size that is less than a document may have. Exit 2 when a topic has another number
-    of partitions than CROSSFADE_TOPIC_PARTITIONS, or is compacted, or may lose what it has acknowledged.
+    `publish`, `apply` and `reverse` create missing topics by themselves; this is for those who may not let
+    them, and to see what is there. Nothing that exists is changed. What would be better otherwise is told: a
+    short retention, a record's size that is less than a document may have. Exit 2 when a topic has another
+    number of partitions than CROSSFADE_TOPIC_PARTITIONS, or is compacted, or may lose what it has
+    acknowledged.
 
     \b
     Examples:
@@ -55,7 +56,7 @@ def create(as_json: bool) -> None:
       crossfade topics create --json
     """
     settings = load()
-    declared = declare(
+    declared = declare_all(
         TopicNames(settings.topic_prefix),
         list(load_mapping(settings.mapping).namespaces()),
         partitions=settings.topic_partitions,

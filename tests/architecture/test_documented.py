@@ -81,6 +81,23 @@ def test_a_setting_is_described(name: str) -> None:
     assert Settings.model_fields[name].description
 
 
+def _row(name: str) -> str:
+    """Return a setting's line in docs/settings.md."""
+    field = Settings.model_fields[name]
+    if field.is_required():
+        default = "**required**"
+    else:
+        default = "" if field.default in (None, "") else f"`{field.default}`"
+    described = (field.description or "").replace("|", "\\|")
+    return f"| `CROSSFADE_{name.upper()}` | {default} | {described} |"
+
+
+def test_the_page_of_settings_has_each_as_it_is() -> None:
+    text = (ROOT / "docs/settings.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `CROSSFADE_")]
+    assert rows == [_row(name) for name in Settings.model_fields]
+
+
 def test_settings_that_are_named_anywhere_are_settings() -> None:
     known = {f"CROSSFADE_{name.upper()}" for name in Settings.model_fields}
     # Read by other means: the file of settings, the tests' failpoints.

@@ -51,7 +51,7 @@ async def test_before_the_first_event_everything_is_true_and_nothing_is_changed(
         await w.load(300)
         code, checks = await checked(w)
         assert (code, answers(checks)) == (0, {})
-        assert checks["kafka"]["detail"] == "reached; of 12 topics 12 are to be created"
+        assert checks["kafka"]["detail"] == "reached; of 18 topics 18 are to be created"
         assert not [
             name for name in await existing_topics(Access(services.kafka_bootstrap)) if w.name in name
         ]

@@ -65,7 +65,7 @@ async def refused(w: World, *arguments: str, **env: str) -> str:
 async def test_topics_are_created_once_and_then_exist(services: Services, tmp_path: Path) -> None:
     async with world(services, tmp_path) as w:
         made = await json_of(w, "topics", "create")
-        assert {one["state"] for one in made} == {"created"} and len(made) == 12
+        assert {one["state"] for one in made} == {"created"} and len(made) == 18
         existing = await existing_topics(Access(services.kafka_bootstrap))
         assert all(existing[one["topic"]] == one["partitions"] == 2 for one in made)
         again = await json_of(w, "topics", "create")

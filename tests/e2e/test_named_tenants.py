@@ -94,7 +94,7 @@ async def test_one_pair_of_topics_one_line_of_status_and_labels_for_all_tenants(
                 w.client[f"{w.name}_{tenant}"]["customers"], w.client[f"{w.name}_{tenant}"]["orders"], 9
             )
         code, told = await once(w, "topics", "create")
-        assert code == 0 and len(told.splitlines()) == 4, told
+        assert code == 0 and len(told.splitlines()) == 6, told
         assert f"{w.name}.{w.name}_tenant.orders.copy " in told
         ports = {role: free_port(set()) for role in ("publish", "apply")}
         for role, port in ports.items():

@@ -110,7 +110,7 @@ class Rollback:
                 told = "; ".join(f"{one.namespace} {one.subject}: {one.reason}" for one in broken[:3])
                 raise UsageError(
                     f"the way back of tenant {tenant} is broken: {told}",
-                    remedy="mend that in PostgreSQL, or map the column; what is then written is sent anew",
+                    remedy="mend it in PostgreSQL: docs/way_back.md, Broken",
                 )
         self._copies = await self._ground.copies()
         return {tenant: known[tenant].epoch for tenant in self._tenants}
@@ -239,7 +239,12 @@ class Rollback:
             async for written in reverse.written(ground.client, tenant, self._above):
                 wanted[written.namespace, written.key] = written
                 if len(wanted) > most:
-                    raise Transient("too many documents were written since its cutover", remedy="try again")
+                    raise Transient(
+                        f"more than {most:,} documents were written since its cutover",
+                        remedy="try again where few writes go on"
+                        if self._epochs
+                        else "it cannot go back: docs/cutover.md, Limits",
+                    )
         self._unfit = {}
         identities: dict[tuple[str, UUID], Identity] = {}
         places: dict[tuple[str, UUID], reverse.Known] = {}

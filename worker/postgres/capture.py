@@ -106,11 +106,11 @@ CREATE OR REPLACE TRIGGER {trigger} AFTER {event} ON {table} {referencing}
 async def install_capture(connection: Connection, mapping: MappingFile, numbers: Mapping[str, int]) -> None:
     """Install the triggers, or mend them; as a role that owns the tables and is a member of crossfade_owner.
 
-    ``numbers``: those of the collections in the ledger's keys, by logical namespace. All or nothing. A table
-    is locked against writers for as long as making a trigger takes, after it has waited for those before it.
+    ``numbers``: those of the collections in the ledger's keys, by logical namespace. One transaction for each
+    table, which is locked against writers for as long as making its triggers takes: set a lock_timeout.
     """
-    async with connection.transaction():
-        for one in _captured(mapping):
+    for one in _captured(mapping):
+        async with connection.transaction():
             await connection.execute("SET LOCAL ROLE crossfade_owner")
             await connection.execute(
                 _FUNCTION.format(

@@ -111,13 +111,14 @@ async def tables(connection: Connection, mapping: Mapping) -> list[Fenced]:
 
 async def install(connection: Connection, mapping: Mapping) -> int:
     """Create the triggers that are missing, as the tables' owner or a superuser; return how many tables had
-    to be changed. Each takes its table's lock for an instant: set a lock_timeout.
+    to be changed. One transaction each, for which the table is locked: set a lock_timeout.
     """
     changed = 0
     for table in await tables(connection, mapping):
         if not table.missing:
             continue
-        await connection.execute("".join(f"{one};\n" for one in _create(table)))
+        async with connection.transaction():
+            await connection.execute("".join(f"{one};\n" for one in _create(table)))
         changed += 1
     return changed
 

@@ -79,7 +79,8 @@ class Leadership:
         assert self._connection is not None
         try:
             while True:
-                await self._connection.fetchval("SELECT 1")
+                # As a plain query: what fetches values leaves a cursor open, and with it a snapshot.
+                await self._connection.execute("SELECT 1")
                 await asyncio.sleep(_ASK_EVERY)
         except FAULTS as error:
             _log.warning("the lock's connection was lost, taking it again", reason=describe(error))
