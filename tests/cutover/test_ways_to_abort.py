@@ -28,7 +28,7 @@ async def test_what_holds_a_move_up_aborts_it(services: Services, tmp_path: Path
         await _another_mapping(w, one)
 
         code, (result,) = await cutover(w, str(one), "--before", "echo no >&2; exit 3", "--window", "0")
-        assert code == 1 and result["reason"].endswith("hook before draining failed with exit code 3")
+        assert code == 1 and "hook before draining failed with exit code 3: mend" in result["reason"]
         code, (result,) = await cutover(w, str(one), "--before", "sleep 60", "--hook-within", "0.5")
         assert code == 1 and "did not end within 0.5 s" in result["reason"]
         told = tmp_path / "told"
