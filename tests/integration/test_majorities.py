@@ -31,8 +31,10 @@ async def test_a_primary_without_a_majority_decides_nothing(services: Services, 
         for one in (tenant, other):
             assert await fences.leave({one: 1}, {one: [one]}, "one", 600)
         await validators.fence([tenant], 30)
+        primary = await members.primary()
+        one_is_enough = {"setDefaultRWConcern": 1, "defaultWriteConcern": {"w": 1}}  # unless we say otherwise
+        await members.admin(primary, one_is_enough)
         async with members.electing_after(120):
-            primary = await members.primary()
             others = [number for number in range(MEMBERS) if number != primary]
             for number in others:
                 members.freeze(number)
