@@ -44,6 +44,8 @@ async def moves(
             await asyncio.sleep(BETWEEN)
         await command("complete", str(tenant), "--yes")
         lost = await writer.compare({tenant: "postgres"})
+        known = orjson.loads(await command("tenants", "--limit", "100000", "--json"))
+        (told["moved_tenant_phase"],) = (one["phase"] for one in known if one["tenant"] == str(tenant))
         sides = [one.side for one in writer.written.accepted]
         told |= {
             "moving_writes": len(sides),

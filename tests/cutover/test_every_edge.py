@@ -68,7 +68,8 @@ async def test_whatever_dies_here_the_tenant_writes_again(w: World, edge: str) -
 async def _die(w: World, tenant: UUID, dies: str, edge: str, move: Held) -> float:
     """Let something die; return when that, or the longest pause of the move, is over."""
     if dies in ROLES:
-        await w.kill(dies)  # it is started again by who keeps the processes
+        await w.kill(dies)
+        await w.start(dies, dies)
     elif dies in SERVICES:
         await w.services.kill(dies)
         await asyncio.sleep(AWAY)  # the fault's length, not a wait for anything

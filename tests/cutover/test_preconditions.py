@@ -28,6 +28,10 @@ BROKEN = (
     f'DROP TRIGGER "{FENCE}" ON leads',
     "UPDATE pg_class SET reltuples = -1 WHERE oid = 'pages'::regclass",
 )
+DANGLES = """
+UPDATE pages SET author_id = gen_random_uuid()
+WHERE id = (SELECT min(id::text)::uuid FROM pages WHERE tenant_id = $1)
+"""
 WRONG = {
     "phase": " is in postgres",
     "decision": ": draining",
@@ -35,6 +39,7 @@ WRONG = {
     "lag": " s behind, by heartbeats",
     "dead-letters": "1 stand of it",
     "held": "1 documents wait",
+    "orphans": "1 of pages (author_id) -> users",
     "fences": f"leads lacks {FENCE}",
     "way-back": "a canary did not come from MongoDB to PostgreSQL",
     "open-transactions-mongodb": "session ",
@@ -95,6 +100,10 @@ async def test_each_fails_where_it_should(w: World) -> None:
     await w.execute(HOLD, tenant)
     for statement in BROKEN:
         await w.execute(statement)
+    connection = await w.connect()
+    await connection.execute("SET session_replication_role = replica")
+    assert await connection.execute(DANGLES, tenant) == "UPDATE 1"
+    await connection.close()
     async with await w.client.start_session() as session:
         session.start_transaction()
         await _open(w, other, session)

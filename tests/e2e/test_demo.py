@@ -30,7 +30,11 @@ async def test_the_demo_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
     assert figures["equal"] and figures["documents"] >= 2000 and figures["changes"] > 2000
     assert figures["documents_differing"] == figures["acknowledged_writes_lost"] == 0
     assert figures["moving_writes"] > figures["of_them_in_postgresql"] > 0 == figures["moving_writes_lost"]
-    assert all(0 < figures[f"{move}_pause_ms"] < 1000 for move in ("cutover", "rollback", "cutover_again"))
+    assert all(
+        0 < figures[f"{move}_pause_ms"] < 1000
+        for move in ("rehearsal", "cutover", "rollback", "cutover_again")
+    )
+    assert figures["moved_tenant_phase"] == "complete"
     assert 0 < figures["lag_p50_ms"] <= figures["lag_p99_ms"]
     assert not _left(tmp_path)
 

@@ -59,6 +59,8 @@ async def test_a_turn_comes_when_nobody_has_the_lock(w: World) -> None:
         async with validators(w).turn(60):
             assert await locks.find_one({"_id": w.name, "$expr": {"$lte": ["$until", "$$NOW"]}})
 
+    with pytest.raises(InTheWay):  # nor is a list of validators computed beside another one's
+        await validators(w).fence((), 0.3)
     waiting = asyncio.create_task(patient())
     await asyncio.sleep(0.3)
     await locks.update_one({"_id": w.name}, [{"$set": {"until": "$$NOW"}}])

@@ -27,11 +27,13 @@ from worker.mongo.objectids import with_objectids
 from worker.postgres import barriers, capture, fences, id_defaults, mismatches, outbox, phases, transactions
 from worker.postgres.batches import count_held
 from worker.postgres.faults import FAULTS, describe
+from worker.postgres.orphans import find_orphans
 from worker.postgres.standing import read_standing
 
 LONG = 1.0
 """Seconds after which an open transaction is in the way."""
 _LAG = 3.0
+_SEARCH_WITHIN = 10.0  # seconds for the orphans of one reference
 _FRESH = 24 * 3600.0
 _TOLD = 5
 
@@ -130,6 +132,16 @@ async def _letters(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
         f"{count} stand of it, or of nobody known",
         "`crossfade dead-letters list` tells what to do",
     )
+
+
+async def _orphans(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
+    found = await find_orphans(
+        ground.reader, ground.mapping, limit=_TOLD, seconds=_SEARCH_WITHIN, tenants=tenants
+    )
+    wrong = [f"{one.count} of {one.reference}: {', '.join(one.rows)}" for one in found.orphans]
+    told = "; ".join([*wrong, *found.not_looked_at]) or f"none by {found.looked_at} references"
+    remedy = "mend that in MongoDB, or see that the application can live with it, then --force orphans"
+    return not wrong and not found.not_looked_at, told, remedy
 
 
 async def _held(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
@@ -253,6 +265,7 @@ _CHECKS: dict[str, tuple[_Ask, bool]] = {
     "clean": (_clean, False),
     "dead-letters": (_letters, False),
     "held": (_held, False),
+    "orphans": (_orphans, True),
     "fences": (_fences, False),
     "way-back": (_way_back, True),
     "ids": (_ids, True),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -70,8 +71,17 @@ ORDER BY conrelid::regclass::text, conname
 """
 
 
-async def find_orphans(connection: Connection, mapping: Mapping, *, limit: int, seconds: float) -> Found:
+async def find_orphans(
+    connection: Connection,
+    mapping: Mapping,
+    *,
+    limit: int,
+    seconds: float,
+    tenants: Sequence[UUID] | None = None,
+) -> Found:
     """Return the orphans of all references, in one snapshot; of each at most ``limit`` rows are named.
+
+    ``tenants``: only rows of these refer; tables that all tenants share are left out then.
 
     The connection's role must see the rows of every tenant, or a reference is not looked at; nor is one whose
     search takes longer than ``seconds``. `SchemaError`, `ServiceUnavailable`: nothing could be looked at.
@@ -85,13 +95,23 @@ async def find_orphans(connection: Connection, mapping: Mapping, *, limit: int, 
                 "SELECT set_config('statement_timeout', $1, true)", f"{seconds * 1000:.0f}"
             )
             catalog, references = await read_references(connection, mapping)
+            columns = {
+                catalog.tables[one.table].qualified: one.tenant
+                for one in Plans(mapping).tables()
+                if one.tenant
+            }
             for reference in references:
+                column = columns.get(reference.table)
+                if tenants is not None and column is None:
+                    continue
                 if unseen := catalog.unseen(reference.table, reference.target):
                     skipped.append(f"{reference}: {unseen}")
                     continue
                 try:
                     async with connection.transaction():
-                        count, rows = await connection.fetchrow(_query(reference), limit)  # pyright: ignore
+                        query = _query(reference, column if tenants is not None else None)
+                        arguments = (limit,) if tenants is None else (limit, list(tenants))
+                        count, rows = await connection.fetchrow(query, *arguments)  # pyright: ignore
                 except asyncpg.QueryCanceledError:
                     skipped.append(f"{reference}: took longer than {seconds:g} s")
                     continue
@@ -148,8 +168,11 @@ def nested(mapping: Mapping) -> Iterator[tuple[CollectionMapping | Child, Child]
             yield from ((part, child) for child in part.children.values())
 
 
-def _query(reference: Reference) -> str:
-    """Return the query for the number of referring rows, and the first of their keys as text."""
+def _query(reference: Reference, tenant: str | None) -> str:
+    """Return the query for the number of referring rows, and the first of their keys as text.
+
+    ``tenant``: the column by which rows of $2 alone are asked for.
+    """
     key = ", ".join(f"t.{quoted(name)}" for name in reference.key)
     wanted = [f"t.{quoted(name)}" for name in reference.columns]
     source, distinct = f"{reference.table} AS t", ""
@@ -157,9 +180,10 @@ def _query(reference: Reference) -> str:
         source += f", unnest({wanted[0]}) AS e(id)"
         wanted, distinct = ["e.id"], "DISTINCT "
     columns = ", ".join(f"k{place}" for place in range(1, len(reference.key) + 1))
+    theirs = f"t.{quoted(tenant)} = ANY($2::uuid[]) AND " if tenant else ""
     return (
         f"WITH orphan({columns}) AS MATERIALIZED (SELECT {distinct}{key} FROM {source} "  # noqa: S608
-        f"WHERE {_missing(reference, wanted)}) "
+        f"WHERE {theirs}{_missing(reference, wanted)}) "
         f"SELECT (SELECT count(*) FROM orphan), "
         f"ARRAY(SELECT concat_ws('/', {columns}) FROM orphan ORDER BY {columns} LIMIT $1)"
     )
