@@ -13,6 +13,7 @@ from bson.binary import UuidRepresentation
 from bson.raw_bson import RawBSONDocument
 
 from topics import Collection, Event, Operation, Origin, Source, Version, encode
+from worker.apply import moves
 from worker.apply.batch import (
     Item,
     Mapped,
@@ -22,6 +23,7 @@ from worker.apply.batch import (
     complete,
     decide,
     fold,
+    judge,
     overtaken,
     parts,
     read,
@@ -110,6 +112,26 @@ def test_a_refetched_document_may_come_at_the_version_it_had() -> None:
     known = LedgerRow(TENANT, Version(10, 5), "refetch")
     assert decide(item(uuid4(), 10, 5), known, home(TENANT)) is Outcome.APPLIED
     assert decide(item(uuid4(), 10, 4), known, home(TENANT)) is Outcome.SUPERSEDED
+
+
+@pytest.mark.parametrize(
+    ("phase", "source", "restored"),
+    [
+        ("postgres", Source.STREAM, True),
+        ("complete", Source.STREAM, True),  # whatever the way back then makes of it
+        ("rolling_back", Source.STREAM, False),
+        ("postgres", Source.COPY, True),
+        ("complete", Source.COPY, False),
+        ("rolling_back", Source.COPY, False),
+    ],
+)
+def test_what_mongodb_may_have_otherwise_is_brought_back(phase: str, source: Source, restored: bool) -> None:
+    known = LedgerRow(TENANT, Version(1, 0), "live")
+    for operation in (Operation.UPSERT, Operation.DELETE):
+        one, phases = item(uuid4(), 5, operation=operation, source=source), home(TENANT, phase=phase)
+        one.key = (1, uuid4())
+        judge(one, known, phases)
+        assert bool(moves.to_restore([one], {one.key: known}, phases)) is restored
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def to_restore(
         tenant = before.tenant_id if before else None
         if tenant is None:
             tenant = item.tenant
-        if tenant is not None and (phase := phases[tenant]).phase in AWAY:
+        # A copy has as many as there are, and of those that are complete none is brought back.
+        if tenant is not None and (phase := phases[tenant]).phase in (AWAY if rogue else ("postgres",)):
             found.append(Noted(*item.key, tenant, phase.epoch))
     return found
 
