@@ -16,6 +16,7 @@ from tests.support.prometheus import DEPLOYED, RATE_INTERVAL, Prometheus, progra
 from tests.support.world import World, world
 from worker.embedded import Services
 from worker.embedded.state import free_port
+from worker.mongo.fence_documents import FenceDocuments
 
 DASHBOARD = DEPLOYED.parent / "grafana/dashboards/crossfade.json"
 ALERTS: dict[str, str] = {
@@ -133,6 +134,10 @@ async def what_is_wrong_with_moves_is_seen(w: World, server: Prometheus) -> None
     await fires(server, "CrossfadeWayBackBroken")
     await w.execute("UPDATE crossfade.dead_letter SET kind = 'rogue' WHERE state = 'dead'")
     await fires(server, "CrossfadeRogueWrites")
+    # A fence whose validators nobody has set.
+    fences = FenceDocuments(w.client, w.env["CROSSFADE_PUBLISHER"])
+    assert await fences.leave({tenant: 9}, {tenant: [tenant]}, "a test", 600)
+    await fires(server, "CrossfadeValidatorsChanged")
 
 
 async def a_stalled_publisher_shows_as_lag(w: World, server: Prometheus) -> None:
