@@ -14,6 +14,7 @@ from topics import Collection, TopicNames, declare_all
 from worker.broker.access import access
 from worker.broker.admin import delete_topics, existing_topics
 from worker.errors import ConfigurationError, UsageError
+from worker.mapping import Mapping
 from worker.mapping import load as load_mapping
 from worker.mongo import finish as mongo
 from worker.mongo.client import Client, told_clearly
@@ -68,7 +69,7 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
     client = await connect_mongo(settings.mongo_uri.get_secret_value(), "finish")
     try:
         found = await postgres.ours(connection)
-        await _require_finished(connection, found.schema, client, settings.publisher)
+        await _require_finished(connection, found.schema, client, mapping, settings.publisher)
         kafka = await access(settings)
         namespaces = set(map(str, mapping.namespaces()))
         if found.schema:  # the file may have lost some since
@@ -101,7 +102,9 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
         connection.terminate()
 
 
-async def _require_finished(connection: Connection, schema: bool, client: Client, migration: str) -> None:
+async def _require_finished(
+    connection: Connection, schema: bool, client: Client, mapping: Mapping, migration: str
+) -> None:
     """See that nobody needs it any more: without it both databases would take a switched tenant's writes."""
     with told_clearly():
         fences = await FenceDocuments(client, migration).read()
@@ -117,10 +120,16 @@ async def _require_finished(connection: Connection, schema: bool, client: Client
         told = ", ".join(f"{count} in {phase}" for phase, count in left.items())
         raise UsageError(f"not every tenant is complete: {told}", remedy="see `crossfade tenants`")
     away = {tenant for tenant, fence in fences.items() if fence.state is not State.HOME}
-    if missing := away - await postgres.complete(connection):
+    complete = await postgres.complete(connection)
+    if missing := away - complete:
         raise UsageError(
             f"MongoDB refuses the writes of {len(missing)} tenants that are not complete here",
             remedy="name the migration's own database in CROSSFADE_POSTGRES_ADMIN_DSN",
+        )
+    if strangers := await mongo.strangers(client, mapping, complete):
+        raise UsageError(
+            f"PostgreSQL has nothing of these tenants: {', '.join(strangers)}",
+            remedy="let publish and apply bring them, and move them; or delete them in MongoDB",
         )
     if running := await postgres.connected(connection):
         raise UsageError(f"these still run: {', '.join(running)}", remedy="stop them first")

@@ -56,6 +56,11 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         await _another_database(w, export)
         for name in list(w.processes):
             await w.stop(name)
+        stranger = await w.mongo["tenants"].find_one() | {"_id": uuid4(), "subdomain": "late"}
+        await w.mongo["tenants"].insert_one(stranger)
+        code, told = await once(w, "finish", "--dry-run")
+        assert code == 2 and f"nothing of these tenants: {w.name}.tenants {stranger['_id']}" in told, told
+        await w.mongo["tenants"].delete_one({"_id": stranger["_id"]})
         code, listed = await once(w, "finish", "--dry-run")
         assert code == 0 and "schema crossfade" in listed and "trigger !crossfade_fence on leads" in listed, (
             listed
@@ -71,6 +76,10 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         for one in exported:
             if (one["from_phase"], one["to_phase"]) == ("draining", "postgres"):
                 _assert_both_sides_are_told(one["evidence"])
+            if one["to_phase"] == "draining":
+                sums = one["evidence"]["sums"][one["tenant_id"]]
+                assert one["evidence"]["generation"] > 0 and f"{w.name}.leads" in sums, one
+            assert one["database_user"] == "crossfade_control" and one["os_user"] and one["at"], one
         await _never_saw_us(w, f"{w.name}_bare")
         assert await schema_dump(services, w.name) == await schema_dump(services, f"{w.name}_bare")
         async with application(w, tenants[0]) as app:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 import pytest
+from pymongo.errors import WriteError
 from structlog.testing import capture_logs
 
 from tests.support.keeping import keeping
@@ -85,6 +86,21 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
             assert await _are_in(w, opening, "opening"), "MongoDB refuses them still"
         await w.until_async("they are home", lambda: _are_in(w, opening, "mongo"))
         await w.until_async("validators let them in", lambda: _right(w))
+
+
+async def test_a_collection_that_is_made_anew_is_fenced_again(w: World, fences: FenceDocuments) -> None:
+    """Neither a drop nor a rename is followed: a look finds what is there."""
+    tenant = (await _fenced(w, fences))[0]
+    lead = {"tenantId": tenant, "email": "a@b.example"}
+    with pytest.raises(WriteError):
+        await w.mongo["leads"].insert_one(dict(lead))
+    await w.mongo["leads"].drop()
+    await w.mongo["leads"].insert_one(dict(lead))  # nothing refuses it yet
+    async with keeping(w):
+        await w.until_async("it is fenced", lambda: _right(w))
+        with pytest.raises(WriteError) as refused:
+            await w.mongo["leads"].insert_one(dict(lead))
+        assert refused.value.code == 121
 
 
 async def test_it_tells_that_its_mapping_is_not_that_of_the_rows(w: World) -> None:

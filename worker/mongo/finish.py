@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
+from uuid import UUID
 
 from pymongo import WriteConcern
 
+from worker.mapping import Mapping, row_id
 from worker.mongo import fence_documents, fence_lock, heartbeat, reverse, validators
 from worker.mongo.client import Client, told_clearly
+from worker.mongo.collections import fitting
 
+_TOLD = 3
 Mapped = Callable[[str], bool]
 """Whether a namespace is, or was, of the mapping."""
 
@@ -37,6 +41,24 @@ async def known(client: Client, migration: str) -> bool:
     with told_clearly():
         beats = client[heartbeat.DATABASE][heartbeat.COLLECTION]
         return await beats.count_documents(_heartbeats(migration), limit=1) > 0
+
+
+async def strangers(client: Client, mapping: Mapping, tenants: Container[UUID]) -> list[str]:
+    """Return a few documents that are tenants themselves, and none of these.
+
+    Looked at are collections whose tenant is the document's own id. Apply never saw such a one, or could not
+    take it: nothing of it is in PostgreSQL.
+    """
+    found: list[str] = []
+    with told_clearly():
+        for name, one in mapping.collections.items():
+            if one.tenant is None or one.tenant.path != "_id":
+                continue
+            for real in await fitting(client, mapping.sources(), mapping.logical(name)):
+                async for document in client[real.database][real.name].find({}, {"_id": 1}):
+                    if row_id(document["_id"]) not in tenants and len(found) < _TOLD:
+                        found.append(f"{real} {document['_id']}")
+    return found
 
 
 async def ours(client: Client, mapped: Mapped, migration: str) -> dict[str, int]:
