@@ -26,6 +26,7 @@ from worker.mongo.objectids import with_objectids
 from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions, phases
 from worker.postgres.connect import connect
 from worker.postgres.faults import FAULTS, describe
+from worker.postgres.pooled import PooledConnection
 from worker.settings import Settings, load
 
 
@@ -95,6 +96,12 @@ async def _prepare(settings: Settings, dsn: str) -> tuple[int, list[id_defaults.
     finally:
         client.close()
     connection = await connect(dsn, "prepare", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=60)
+    if type(connection) is PooledConnection:  # (isinstance: asyncpg says so of every connection.)
+        connection.terminate()
+        raise ConfigurationError(
+            "CROSSFADE_POSTGRES_ADMIN_DSN leads to a transaction pooler",
+            remedy="name PostgreSQL itself there",
+        )
     try:
         await connection.execute("SET lock_timeout = '2s'")
         changed = await fences.install(connection, mapping)

@@ -230,9 +230,9 @@ async def test_what_is_missing_in_mongodb_and_wrong_in_kafka_is_false(
         code, checks = await checked(w, CROSSFADE_TOPIC_REPLICATION="3")
         assert (code, answers(checks)) == (1, {"collections": False, "kafka": False})
         assert checks["collections"]["detail"] == f"database {w.name} lacks pages (did you mean page?)"
-        # one topic has other partitions, the ten that are missing could not be created with three replicas
+        # one topic has other partitions, the sixteen that are missing could not have three replicas
         assert f"topic {w.name}.{w.name}.pages has 5 partitions, not 2" in checks["kafka"]["detail"]
-        assert checks["kafka"]["detail"].count("Kafka refuses to create topic") == 10
+        assert checks["kafka"]["detail"].count("Kafka refuses to create topic") == 16
         code, checks = await checked(w, CROSSFADE_ALLOW_MISSING_COLLECTIONS="true")
         assert answers(checks) == {"kafka": False}
 

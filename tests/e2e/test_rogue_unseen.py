@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 from tests.e2e.test_rogue import written_raw
 from tests.e2e.test_way_back import at_rest
@@ -33,6 +34,11 @@ async def test_what_nobody_followed_is_undone(services: Services, tmp_path: Path
         await connection.close()
         await written_raw(w, tenant, other)
         await w.start("publish", "publish")
+        await w.until_value(COPIED, len(w.mapping.collections))
+        await brought_back(w)
+        # What PostgreSQL never had is not taken from MongoDB.
+        born = {"_id": {"$in": [UUID(int=7), UUID(int=8)]}}
+        assert (await w.mongo["users"].delete_many(born)).deleted_count == 2
         await _undone(w, len(w.mapping.collections))
         assert await w.value("SELECT jsonb_object_agg(id, xmin::text) FROM users") == rows
 

@@ -44,6 +44,21 @@ async def test_only_the_mapping_of_the_rows_is_agreed_on(spaces_database: Databa
             await agree(one, OLD)
 
 
+async def test_no_collection_is_new_while_tenants_are_away(spaces_database: Database) -> None:
+    """A copy does not reach their rows: what MongoDB has of it would be nowhere."""
+    async with spaces_database.connect(SYNC) as one:
+        await agree(one, OLD)
+        async with spaces_database.connect() as admin:
+            await admin.execute(
+                "INSERT INTO crossfade.tenant (tenant_id, phase) VALUES ($1, 'postgres')", UUID(int=1)
+            )
+            with pytest.raises(MappingError, match=r"s\.late is new in the mapping, and 1 tenants"):
+                await agree(one, OLD | {"s.late": "x"})
+            assert "s.late" not in await known(one)
+            await admin.execute("UPDATE crossfade.tenant SET phase = 'mongo'")
+        await agree(one, OLD | {"s.late": "x"})
+
+
 async def test_a_copy_by_the_same_mapping_ends_no_batch(spaces_database: Database) -> None:
     async with spaces_database.connect(SYNC) as one:
         before = await agree(one, OLD)

@@ -132,6 +132,8 @@ def test_what_mongodb_may_have_otherwise_is_brought_back(phase: str, source: Sou
         one.key = (1, uuid4())
         judge(one, known, phases)
         assert bool(moves.to_restore([one], {one.key: known}, phases)) is restored
+        if source is Source.COPY:  # what PostgreSQL never had is not taken from MongoDB
+            assert not moves.to_restore([one], {}, phases)
 
 
 @pytest.mark.parametrize(

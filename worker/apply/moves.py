@@ -54,7 +54,8 @@ def to_restore(
 
     Those of rogue events, and those that a copy read, or found to be gone: what was written or dropped there
     came with no event of its own. Where the ledger has a tenant that is at home, its document is not ours to
-    write there: the letter tells.
+    write there: the letter tells. What a copy reads and the ledger never knew stays in MongoDB: PostgreSQL
+    may never have had its collection.
     """
     found: list[Noted] = []
     for item in items:
@@ -62,6 +63,8 @@ def to_restore(
         if not (rogue or item.outcome is Outcome.SWITCHED) or item.key is None:
             continue
         before = known.get(item.key)
+        if before is None and not rogue:
+            continue
         tenant = before.tenant_id if before else None
         if tenant is None:
             tenant = item.tenant

@@ -62,6 +62,7 @@ class Rollback:
         self._ground, self._tenants, self._options, self._tell = ground, sorted(tenants), options, tell
         self._epochs: Mapping[UUID, int] = {}
         self._barrier = uuid4()
+        self._decided = False
         self._copies: frozenset[barriers.Copy] = frozenset()
         self._above = -1  # versions up to here were looked at, and none comes that is not above
         self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
@@ -92,8 +93,11 @@ class Rollback:
                 return await self._end(await self._open(floor))
         except _Aborts as error:
             why = str(error)
-        except BaseException:  # cancelled, or a fault of ours; changes nothing where it is decided
-            await asyncio.shield(self._back("it was interrupted"))
+        except BaseException:  # cancelled, or a fault of ours
+            if self._decided:  # `control` does the rest
+                await quietly(phases.let_go(ground.control, self._tenants))
+            else:
+                await asyncio.shield(self._back("it was interrupted"))
             raise
         return await self._back(why)
 
@@ -287,6 +291,7 @@ class Rollback:
         decided = await self._decide(floor, told)
         if decided is None:
             return self._result("postgres", "another controller took it back")
+        self._decided = True
         failpoints.reach(failpoints.ROLLBACK_DECIDED)
         async with ground.heard():
             await open_mongodb(ground, decided, self._tell)

@@ -183,6 +183,6 @@ async def index_tenants(connection: Connection, tell: Callable[[str], None]) -> 
     await connection.execute("SET lock_timeout = 0")
     await connection.execute("SET statement_timeout = 0")
     if valid is not None:  # one that was broken off
-        await connection.execute("DROP INDEX crossfade.document_tenant")
+        await connection.execute("DROP INDEX CONCURRENTLY crossfade.document_tenant", timeout=_DAY)
     create = "CREATE INDEX CONCURRENTLY document_tenant ON crossfade.document (tenant_id)"
     await connection.execute(create, timeout=_DAY)

@@ -73,9 +73,20 @@ async def known(connection: Connection) -> dict[str, Known]:
 
 
 async def agree(connection: Connection, hashes: Mapping[str, str]) -> Agreed:
-    """Make new collections known; `MappingError` when the rows of one are another mapping's."""
+    """Make new collections known; `MappingError` when the rows of one are another mapping's.
+
+    Or when one is new while tenants have left MongoDB: their documents of it would get no rows.
+    """
     # Read first: a change between here and the hashes then ends our first batch.
     changes: int = await connection.fetchval(_CHANGES)  # pyright: ignore[reportAssignmentType]
+    before = await known(connection)
+    new = sorted(hashes.keys() - before.keys()) if before else []
+    if new and (away := await connection.fetchval(_AWAY)):
+        raise MappingError(
+            f"{', '.join(new)} is new in the mapping, and {away} tenants are no longer in phase mongo: "
+            "their documents of it would get no rows",
+            remedy="leave it out until they are back, or the migration is done",
+        )
     await make_known(connection, hashes)
     stored = await known(connection)
     if other := [name for name, hash_ in hashes.items() if stored[name].mapping_hash != hash_]:

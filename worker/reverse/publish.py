@@ -41,7 +41,7 @@ AT_ONCE = 500  # rows of the outbox in one transaction
 LOOK_EVERY = 0.02  # seconds between looks into an empty outbox
 AGAIN_EVERY = 15.0  # seconds between tries of what MongoDB refused, or could not be read
 _SENDING = frozenset({"postgres", "rolling_back"})
-_FIRST = 8  # documents that are read at once
+_FIRST, _MOST = 8, 64  # documents that are read at once
 _PART = 8 * 1024 * 1024  # bytes that Kafka must have before the next documents are read
 _SETTINGS = """
 SELECT set_config('lock_timeout', '10s', true), set_config('statement_timeout', '60s', true),
@@ -141,7 +141,7 @@ class ReversePublisher:
                 found = await self._documents(place, left[:most], faults)
                 failpoints.reach(failpoints.REVERSE_AFTER_READ)
                 sent, bytes_ = await self._send(found, version, faults)
-                left, most = left[most:], max(1, most // 4) if bytes_ >= _PART else most * 2
+                left, most = left[most:], max(1, most // 4) if bytes_ >= _PART else min(_MOST, most * 2)
                 unacknowledged, size = unacknowledged + sent, size + bytes_
                 if size >= _PART:
                     await acknowledged(unacknowledged)
