@@ -9,7 +9,6 @@ from uuid import UUID
 from bson import Binary
 
 from tests.e2e.test_way_back import at_rest, write_a_bit_of_everything
-from tests.support.paused import paused
 from tests.support.way_back import application, assert_both_ways_equal, brought_back, stands_still
 from tests.support.world import World, world
 from worker import failpoints
@@ -20,9 +19,6 @@ from worker.postgres import outbox
 _COLUMNS = """
 SELECT string_agg(split_part(subject, '.', 2), ' ' ORDER BY subject) FROM crossfade.way_back_fault
 WHERE subject LIKE 'leads.%'
-"""
-TAKEN = """
-SELECT (count(*) = 0)::integer FROM (SELECT FROM crossfade.outbox FOR UPDATE SKIP LOCKED) AS free
 """
 PLACES = sorted(name for name in failpoints.NAMES if name.startswith("reverse."))
 
@@ -52,28 +48,6 @@ async def test_killed_at_every_place_the_way_back_loses_nothing(services: Servic
         await w.settled()
         await assert_both_ways_equal(w)
         assert await w.value("SELECT count(*) FROM crossfade.dead_letter") == 0
-
-
-async def test_killed_while_kafka_does_not_acknowledge_nothing_is_lost(
-    services: Services, tmp_path: Path
-) -> None:
-    """R2: what was taken out of the outbox is gone from there only when Kafka has it."""
-    async with world(services, tmp_path) as w:
-        tenant, _ = await at_rest(w)
-        async with application(w, tenant) as sql:
-            await sql.execute("UPDATE leads SET source = 'before'")
-        await brought_back(w)
-        with paused(services, "kafka"):
-            async with application(w, tenant) as sql:
-                changed = int((await sql.execute("UPDATE leads SET source = 'after'")).split()[1])
-            # Taken: another one would find nothing, and yet it is there.
-            await w.until_value(TAKEN, 1)
-            await w.kill("reverse")
-        await w.start("reverse", "reverse again")
-        await brought_back(w)
-        assert await w.mongo["leads"].count_documents({"source": "after"}) == changed > 0
-        await w.settled()
-        await assert_both_ways_equal(w)
 
 
 async def test_of_two_publishers_the_one_that_took_last_wins_however_late_the_other_sends(
