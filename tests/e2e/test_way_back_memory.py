@@ -10,7 +10,7 @@ from tests.support.way_back import application, assert_both_ways_equal, brought_
 from tests.support.world import World, world
 from worker.embedded import Services
 
-DOCUMENTS, SIZE = 150, 4_000_000
+DOCUMENTS, SIZE = 500, 1_000_000
 _PAGES = """
 INSERT INTO pages (id, tenant_id, title, slug)
 SELECT gen_random_uuid(), $1, repeat(md5(n::text), $2), 'large ' || n FROM generate_series(1, $3) AS n
