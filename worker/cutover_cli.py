@@ -24,9 +24,8 @@ from worker.mapping import load as load_mapping
 from worker.mongo.client import connect as connect_mongo
 from worker.mongo.objectids import with_objectids
 from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions, phases
-from worker.postgres.connect import connect
+from worker.postgres.connect import connect, require_direct
 from worker.postgres.faults import FAULTS, describe
-from worker.postgres.pooled import PooledConnection
 from worker.settings import Settings, load
 
 
@@ -95,13 +94,9 @@ async def _prepare(settings: Settings, dsn: str) -> tuple[int, list[id_defaults.
         ]
     finally:
         client.close()
-    connection = await connect(dsn, "prepare", setting="CROSSFADE_POSTGRES_ADMIN_DSN", statement_timeout=60)
-    if type(connection) is PooledConnection:  # (isinstance: asyncpg says so of every connection.)
-        connection.terminate()
-        raise ConfigurationError(
-            "CROSSFADE_POSTGRES_ADMIN_DSN leads to a transaction pooler",
-            remedy="name PostgreSQL itself there",
-        )
+    setting = "CROSSFADE_POSTGRES_ADMIN_DSN"
+    connection = await connect(dsn, "prepare", setting=setting, statement_timeout=60)
+    require_direct(connection, setting)  # our timeouts are the session's
     try:
         await connection.execute("SET lock_timeout = '2s'")
         changed = await fences.install(connection, mapping)

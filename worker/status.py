@@ -115,9 +115,8 @@ def report(
     shadows: ShadowReads = ShadowReads(),  # noqa: B008
 ) -> dict[str, Any]:
     """Return what `--json` prints. ``mapping``: the file's hashes by namespace, where there is a file."""
-    # What is no longer mapped is no longer read: its last heartbeat is no lag.
     read = None if mapping is None else names.namespaces(map(Collection.parse, mapping))
-    beats = [one for one in standing.partitions if one.heartbeat_at and (read is None or one.topic in read)]
+    beats = standing.beating(read)
     oldest = min(beats, key=lambda one: one.heartbeat_at or standing.at, default=None)
     outcomes = {name: sum(one.outcomes[name] for one in standing.partitions) for name in OUTCOMES}
     return {

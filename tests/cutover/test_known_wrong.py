@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -37,18 +36,9 @@ async def w(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Asy
         yield made
 
 
-async def _spoiled(w: World, tenant: UUID) -> None:
-    connection = await w.connect()
-    try:
-        await connection.execute("SET session_replication_role = replica")
-        assert await connection.execute(SPOIL, tenant) == "UPDATE 1"
-    finally:
-        await connection.close()
-
-
 async def test_a_document_that_does_not_fit_for_certain(w: World) -> None:
     tenant = (await tenants_of(w))[0]
-    await _spoiled(w, tenant)
+    await w.spoil(SPOIL, tenant)
     await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
     code, told = await once(w, "cutover", "check", str(tenant))
     (line,) = (one for one in told.splitlines() if " clean " in one)
@@ -65,7 +55,7 @@ async def test_a_document_that_is_looked_at_again_just_now(w: World) -> None:
     """Nobody knows yet whether it is wrong; the ledger knows no change since the clean generation."""
     tenant = (await tenants_of(w))[1]
     assert await w.stop("reconcile") == 0
-    await _spoiled(w, tenant)
+    await w.spoil(SPOIL, tenant)
     await w.execute(NOTE, f"{w.name}.leads", tenant)
     code, (result,) = await cutover(w, str(tenant))
     assert code == 1 and "1 documents do not fit" in result["reason"], result

@@ -15,10 +15,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import WITHIN, begins, bring, held, kept, nowhere_else, writable, written
-from tests.support.moving import looked_after, phase, tenants_of
+from tests.support.moving import alone, begun_again, phase, tenants_of
 from tests.support.paused import paused
 from tests.support.world import World, once
-from worker.embedded import Services
 from worker.embedded.state import ServiceName
 from worker.failpoints import EXIT_CODE
 
@@ -56,19 +55,8 @@ LOST = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    directory = tmp_path_factory.mktemp("services")
-    try:
-        own = await Services.up(directory)
-        async with looked_after(own, tmp_path_factory.mktemp("lost"), documents=150) as made:
-            yield made
-    finally:
-        await Services.down(directory)
-
-
-async def _start(w: World, service: ServiceName) -> None:
-    await w.services.start(service)
-    if service == "postgres":
-        await w.execute("ANALYZE")  # a crash loses what the server knew of that
+    async with alone(tmp_path_factory.mktemp("lost")) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -84,7 +72,7 @@ async def test_a_service_is_lost(w: World, lost: Lost, how: str) -> None:
         async with held(w, tenant, lost.edge) as move:
             async with AsyncExitStack() as back:
                 if how == "killed":
-                    back.push_async_callback(_start, w, lost.service)
+                    back.push_async_callback(begun_again, w, lost.service)
                     await w.services.kill(lost.service)
                 else:
                     back.enter_context(paused(w.services, lost.service))
@@ -114,7 +102,7 @@ async def test_a_service_and_the_controller_are_lost(
     async with kept(w), written(w, tenant, other, rate=30):
         async with held(w, tenant, edge, 60) as move, AsyncExitStack() as back:
             if how == "killed":
-                back.push_async_callback(_start, w, service)
+                back.push_async_callback(begun_again, w, service)
                 await w.services.kill(service)
             else:
                 back.enter_context(paused(w.services, service))

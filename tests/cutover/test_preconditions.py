@@ -100,10 +100,7 @@ async def test_each_fails_where_it_should(w: World) -> None:
     await w.execute(HOLD, tenant)
     for statement in BROKEN:
         await w.execute(statement)
-    connection = await w.connect()
-    await connection.execute("SET session_replication_role = replica")
-    assert await connection.execute(DANGLES, tenant) == "UPDATE 1"
-    await connection.close()
+    await w.spoil(DANGLES, tenant)
     async with await w.client.start_session() as session:
         session.start_transaction()
         await _open(w, other, session)

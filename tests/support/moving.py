@@ -14,7 +14,7 @@ import orjson
 
 from tests.support.world import PATIENCE, World, once, world
 from worker.embedded import Services
-from worker.embedded.state import free_port
+from worker.embedded.state import ServiceName, free_port
 
 LEAD = "INSERT INTO leads (id, tenant_id, email) VALUES ($1, $2, 'a@b.example')"
 CLEAN = """
@@ -53,6 +53,24 @@ async def looked_after(
     async with moving(services, directory, documents=documents, mongo_uri=mongo_uri, **env) as w:
         await w.start("control", "control")
         yield w
+
+
+@asynccontextmanager
+async def alone(directory: Path) -> AsyncIterator[World]:
+    """Yield a world as `looked_after` does, on services of its own, which a test may kill."""
+    try:
+        own = await Services.up(directory / "services")
+        async with looked_after(own, directory / "world", documents=150) as w:
+            yield w
+    finally:
+        await Services.down(directory / "services")
+
+
+async def begun_again(w: World, service: ServiceName) -> None:
+    """Start a service that was killed."""
+    await w.services.start(service)
+    if service == "postgres":
+        await w.execute("ANALYZE")  # a crash loses what the server knew of that
 
 
 async def started(w: World) -> None:

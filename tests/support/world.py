@@ -255,6 +255,15 @@ class World:
         finally:
             await connection.close()
 
+    async def spoil(self, statement: str, *arguments: object) -> None:
+        """Change one row as the superuser, past triggers and foreign keys."""
+        connection = await self.connect()
+        try:
+            await connection.execute("SET session_replication_role = replica")
+            assert await connection.execute(statement, *arguments) == "UPDATE 1"
+        finally:
+            await connection.close()
+
     async def until_value(self, query: str, least: int, seconds: float = PATIENCE) -> None:
         """Wait until PostgreSQL answers a query with at least a number."""
         connection = await self.connect()

@@ -98,9 +98,8 @@ async def _copied(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 async def _lag(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     standing = await read_standing(ground.control)
-    # What is no longer mapped is no longer read: its last heartbeat is no lag.
     read = TopicNames(ground.settings.topic_prefix).namespaces(ground.logical().values())
-    beats = [one.heartbeat_at for one in standing.partitions if one.heartbeat_at and one.topic in read]
+    beats = [one.heartbeat_at for one in standing.beating(read) if one.heartbeat_at]
     if not beats:
         return False, "no heartbeat has come through", "start `crossfade run`"
     seconds = (standing.at - min(beats)).total_seconds()

@@ -29,10 +29,9 @@ from worker.mongo.validation import values_of
 from worker.mongo.validators import Validators
 from worker.postgres import barriers, evidence, mapping_versions
 from worker.postgres.checkpoints import Checkpoints
-from worker.postgres.connect import Connection, end_when_silent
+from worker.postgres.connect import Connection, end_when_silent, require_direct
 from worker.postgres.connect import connect as connect_postgres
 from worker.postgres.faults import FAULTS
-from worker.postgres.pooled import PooledConnection
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.sides import Sides
 from worker.retry import pause
@@ -262,12 +261,7 @@ async def _control(settings: Settings, within: float) -> Connection:
     role = "may change phases, as crossfade_control does, on a direct connection"
     setting = "CROSSFADE_POSTGRES_CONTROL_DSN"
     connection = await _connected(settings.postgres_control_dsn, setting, "control", role, within)
-    # Whoever holds a tenant does so by the session. (isinstance: asyncpg says so of every connection.)
-    if type(connection) is PooledConnection:
-        connection.terminate()
-        raise ConfigurationError(
-            f"{setting} leads to a transaction pooler", remedy="name PostgreSQL itself there"
-        )
+    require_direct(connection, setting)  # whoever holds a tenant does so by the session
     return connection
 
 

@@ -95,3 +95,12 @@ def _place(dsn: str) -> str:
     if "@" in parts.path + parts.query + parts.fragment:
         return "?"  # an unescaped / or # in the password ends the host early: it is no host
     return f"{host if ':' in host else f'{host}:5432'}{parts.path}"
+
+
+def require_direct(connection: Connection, setting: str) -> None:
+    """`ConfigurationError`, and the connection ended, where ``setting`` leads to a transaction pooler."""
+    if type(connection) is PooledConnection:  # (isinstance: asyncpg says so of every connection.)
+        connection.terminate()
+        raise ConfigurationError(
+            f"{setting} leads to a transaction pooler", remedy="name PostgreSQL itself there"
+        )

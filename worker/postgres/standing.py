@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -86,6 +86,13 @@ class Standing:
     """Dead letters that stand and whose tenant cannot be told: they hold back every tenant."""
     incidents: Sequence[Incident] = ()
     """What publish did by itself, the newest first."""
+
+    def beating(self, read: Container[str] | None) -> list[PartitionStanding]:
+        """Return partitions that a heartbeat has come through, of the topics that are ``read``; None: all.
+
+        What is no longer mapped is no longer read: its last heartbeat is no lag.
+        """
+        return [one for one in self.partitions if one.heartbeat_at and (read is None or one.topic in read)]
 
 
 _INCIDENTS = 10  # told at most
