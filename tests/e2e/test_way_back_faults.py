@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from bson import Binary
@@ -103,6 +104,46 @@ async def test_what_mongodb_refuses_breaks_the_way_back_until_it_fits(
         await brought_back(w)
         assert await w.value(faults, "unmapped", tenant) == 1
         await _defaults_are_no_values(w, tenant)
+
+
+async def test_what_no_index_of_mongodb_takes_breaks_that_tenant_s_way_back_alone(
+    services: Services, tmp_path: Path
+) -> None:
+    async with world(services, tmp_path) as w:
+        tenant, other = await at_rest(w)
+        users = w.mongo["users"]
+        indexes: dict[str, dict[str, Any]] = {
+            "place": {"keys": [("name", "2dsphere")]},  # 16755, which says that a text is no place
+            "list": {"keys": [("profile.list", "hashed")]},  # 16766
+            "two": {"keys": [("profile.list", 1), ("profile.more", 1)]},  # 171
+            "words": {"keys": [("name", "text")], "language_override": "role"},  # 17262
+        }
+        for name, index in indexes.items():
+            await users.create_index(**index, name=name, partialFilterExpression={"name": name})
+        ids = [one["_id"] async for one in users.find({"tenantId": tenant}).sort("_id")][: len(indexes) + 1]
+        lists = '{"list": [1, 2], "more": [1, 2]}'
+        async with application(w, tenant) as sql:
+            for name, id_ in zip(indexes, ids, strict=False):
+                await sql.execute(
+                    "UPDATE users SET name = $1, role = 'Klingon', profile = $2 WHERE id = $3",
+                    name,
+                    lists,
+                    id_,
+                )
+            await sql.execute("UPDATE users SET name = 'fits' WHERE id = $1", ids[-1])
+        async with application(w, other) as sql:
+            await sql.execute("UPDATE users SET name = 'other'")
+        await brought_back(w)
+        assert w.processes["reverse"].returncode is None
+        faults = "SELECT count(*) FROM crossfade.way_back_fault WHERE kind = 'refused' AND tenant_id = $1"
+        assert (await w.value(faults, tenant), await w.value(faults, other)) == (len(indexes), 0)
+        assert await users.count_documents({"name": "fits"}) == 1
+        for name in indexes:
+            await users.drop_index(name)
+        await w.until_value("SELECT (count(*) = 0)::integer FROM crossfade.way_back_fault", 1)
+        await brought_back(w)
+        await w.settled()
+        await assert_both_ways_equal(w)
 
 
 async def _defaults_are_no_values(w: World, tenant: UUID) -> None:

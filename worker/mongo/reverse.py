@@ -25,7 +25,7 @@ from topics import Collection, document_key
 from worker.errors import Fatal, Transient
 from worker.mapping.difference import NotByPath, difference, merged
 from worker.mongo import heartbeat
-from worker.mongo.client import RAW, Client, describe, told_clearly, transient
+from worker.mongo.client import RAW, REFUSED, Client, describe, told_clearly, transient
 
 COLLECTION = "reverse"
 NAMESPACE = f"{heartbeat.DATABASE}.{COLLECTION}"
@@ -33,7 +33,12 @@ BARRIERS = "reverse_barrier"
 BARRIERS_KEPT = 3600  # seconds; whoever asked for one waits for seconds
 _MAJORITY = WriteConcern("majority")
 _DECODED: CodecOptions[dict[str, Any]] = RAW.with_options(document_class=dict)  # pyright: ignore
+_PASSING = ("TransientTransactionError", "UnknownTransactionCommitResult")
 _TOO_LARGE = frozenset({10334, 17280, 17419, 17420})
+_OF_ALL = REFUSED | {8000, 14031}
+"""Codes by which MongoDB takes nobody's document: it may not be written there, or there is no room."""
+_OF_ONE = frozenset({2, 9, 14, 15, 16, 28, 52, 56, 57, 121})
+"""Codes of a whole command that are about a document in it."""
 
 
 class Write(NamedTuple):
@@ -133,10 +138,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except PyMongoError as error:
-        passing = ("TransientTransactionError", "UnknownTransactionCommitResult")
         # A closed client's word has such a label too: whoever waits for it to pass waits for ever.
         closed = isinstance(error, InvalidOperation)
-        if not closed and (transient(error) or any(map(error.has_error_label, passing))):
+        if not closed and (transient(error) or any(map(error.has_error_label, _PASSING))):
             raise Transient(f"MongoDB does not take the way back ({describe(error)})") from None
         raise Fatal(
             f"MongoDB refuses the way back ({describe(error)})",
@@ -220,21 +224,19 @@ def _refusal(error: Exception) -> str | None:
     """Return why MongoDB will not have a document; None where it is not about the document."""
     if not isinstance(error, OperationFailure):
         return f"it is no document of MongoDB's ({type(error).__name__})"
-    if error.has_error_label("TransientTransactionError"):
+    if transient(error) or any(map(error.has_error_label, _PASSING)):
         return None
-    if error.has_error_label("UnknownTransactionCommitResult"):
-        return None
-    code = error.code
+    code, of_one = error.code, error.code in _OF_ONE
     if isinstance(error, BulkWriteError):
         found: list[dict[str, Any]] = (error.details or {}).get("writeErrors") or []
         code = found[0].get("code") if found else None
+        # What an index cannot take, and whatever else may be wrong with one document.
+        of_one = bool(found) and code not in _OF_ALL
     if code in (11000, 11001):
         return "another document holds a value that is unique"
     if code in _TOO_LARGE:
         return "it is too large for MongoDB"
-    if code in (2, 9, 14, 16, 28, 52, 56, 57, 121):
-        return f"MongoDB refuses it ({describe(error)}, code {code})"
-    return None
+    return f"MongoDB refuses it ({describe(error)}, code {code})" if of_one else None
 
 
 class Arrival(NamedTuple):
