@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.moving import cutover, moving, phase, tenants_of
+from tests.support.moving import cutover, fits_there, moves_over, moving, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
 
@@ -63,6 +63,24 @@ async def test_a_document_that_is_looked_at_again_just_now(w: World) -> None:
     await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
     code, told = await once(w, "repair")
     assert code == 0, told
+
+
+async def test_a_document_that_goes_to_a_neighbour_and_does_not_fit_there(w: World) -> None:
+    """The dead letter is the neighbour's; the row is still the tenant's, and nobody has compared it since."""
+    _, other, tenant = await tenants_of(w)
+    assert await w.stop("reconcile again") == 0
+    await moves_over(w, tenant, other)
+    await w.until_value("SELECT count(*) FROM crossfade.dead_letter WHERE state = 'dead'", 1)
+    code, (result,) = await cutover(w, str(tenant))
+    assert code == 1 and "dead-letters: 1 stand of it" in result["reason"], result
+    # One of long ago is not looked for by its document, but the document is looked at.
+    await w.execute("UPDATE crossfade.dead_letter SET first_seen_at = first_seen_at - interval '1 hour'")
+    code, (result,) = await cutover(w, str(tenant))
+    assert code == 1 and "1 documents do not fit" in result["reason"], result
+    await fits_there(w)
+    await w.until_value("SELECT (count(*) = 0)::integer FROM crossfade.dead_letter WHERE state = 'dead'", 1)
+    await w.settled()
+    await w.start("reconcile", "reconcile")
 
 
 async def test_a_batch_is_rolled_back_between_the_checks_and_the_move(w: World) -> None:

@@ -90,6 +90,23 @@ async def prepared(w: World) -> None:
     assert code == 0, told
 
 
+_MOVED = "moved@b.example"
+
+
+async def moves_over(w: World, tenant: UUID, other: UUID) -> None:
+    """Let a lead move to another tenant, which MongoDB takes, and PostgreSQL does not before `fits_there`."""
+    check = f"CHECK (tenant_id <> '{other}' OR email <> '{_MOVED}')"
+    await w.execute(f"ALTER TABLE leads ADD CONSTRAINT not_there {check}")
+    change = {"$set": {"tenantId": other, "email": _MOVED}}
+    assert (await w.mongo["leads"].update_one({"tenantId": tenant}, change)).modified_count == 1
+
+
+async def fits_there(w: World) -> None:
+    """Let the lead that moved fit, and be written once more."""
+    await w.execute("ALTER TABLE leads DROP CONSTRAINT not_there")
+    await w.mongo["leads"].update_one({"email": _MOVED}, {"$set": {"name": "there"}})
+
+
 async def tenants_of(w: World) -> list[UUID]:
     """Return the world's tenants, in one order."""
     return sorted(await w.mongo["tenants"].distinct("_id"))

@@ -37,7 +37,8 @@ SELECT count(*), coalesce(max(partitions), 0), array_agg(DISTINCT incarnation)
 FROM crossfade.barrier WHERE barrier_id = $1
 """
 # Beside what changed, what is known to be wrong, or may be, though nothing changed: rows that somebody else
-# wrote, and those that were taken out with a batch.
+# wrote, those that were taken out with a batch, and those of which an event could not be applied: that may
+# have moved them to another tenant.
 _CHANGED = """
 SELECT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
 FROM crossfade.document d JOIN crossfade.collection c USING (collection_id)
@@ -49,6 +50,11 @@ FROM crossfade.mismatch m LEFT JOIN crossfade.collection c USING (namespace)
 LEFT JOIN crossfade.document d ON d.collection_id = c.collection_id AND d.row_id = m.row_id
 WHERE m.tenant_id = ANY($1::uuid[]) OR m.row_tenant_id = ANY($1::uuid[])
     OR num_nonnulls(m.tenant_id, m.row_tenant_id) = 0
+UNION
+SELECT c.namespace, d.row_id, d.tenant_id, d.version_time, d.version_order
+FROM crossfade.dead_letter l JOIN crossfade.document d USING (row_id)
+JOIN crossfade.collection c USING (collection_id)
+WHERE l.state IN ('parked', 'dead') AND d.tenant_id = ANY($1::uuid[])
 LIMIT $3
 """
 _DRAINING = """
@@ -60,9 +66,17 @@ JOIN crossfade.collection c ON c.collection_id = d.collection_id
 LIMIT $3
 """
 _COPIES = "SELECT namespace, copy_state::text, copies FROM crossfade.collection WHERE namespace = ANY($1)"
+# A document that moves to another tenant and does not fit there: the letter is that tenant's, the row is not.
+# Older letters are found by _CHANGED, for which a pause has no time.
 _LETTERS = """
-SELECT count(*) FROM crossfade.dead_letter
-WHERE state IN ('parked', 'dead') AND (tenant_id = ANY($1::uuid[]) OR tenant_id IS NULL)
+SELECT count(*) FROM crossfade.dead_letter l
+WHERE l.state IN ('parked', 'dead') AND (
+    l.tenant_id = ANY($1::uuid[]) OR l.tenant_id IS NULL
+    OR l.first_seen_at > (
+        SELECT min(changed_at) - interval '5 minutes' FROM crossfade.tenant WHERE tenant_id = ANY($1::uuid[])
+    ) AND EXISTS (
+        SELECT FROM crossfade.collection c JOIN crossfade.document d USING (collection_id)
+        WHERE d.row_id = l.row_id AND d.tenant_id = ANY($1::uuid[])))
 """
 _PARKED = """
 SELECT count(*) FROM crossfade.dead_letter
@@ -100,7 +114,8 @@ async def arrived(connection: Connection, barrier: UUID) -> Arrived:
 async def changed(connection: Connection, tenants: Collection[UUID], since: int, most: int) -> list[Touched]:
     """Return documents of these tenants that the ledger knows newer than a clusterTime; reads all of it.
 
-    And those that are held, and mismatches that are theirs or nobody knows whose.
+    And those that are held, mismatches that are theirs or nobody knows whose, and theirs of which a dead
+    letter stands, whosoever that is.
     """
     rows = await connection.fetch(_CHANGED, list(tenants), since, most)
     return [_touched(row) for row in rows]
@@ -145,7 +160,9 @@ async def copies(connection: Connection, namespaces: Collection[str]) -> list[Co
 
 
 async def letters(connection: Connection, tenants: Collection[UUID]) -> int:
-    """Return how many dead letters of these tenants, or of nobody known, stand."""
+    """Return how many dead letters stand of these tenants, or of nobody known, and, since shortly before
+    their phases changed, of documents that PostgreSQL has as theirs.
+    """
     return await connection.fetchval(_LETTERS, list(tenants)) or 0
 
 
