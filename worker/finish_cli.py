@@ -12,7 +12,7 @@ import orjson
 
 from topics import Collection, TopicNames, declare_all
 from worker.broker.access import access
-from worker.broker.admin import delete_topics, existing_topics
+from worker.broker.admin import delete_groups, delete_topics, existing_groups, existing_topics
 from worker.errors import ConfigurationError, UsageError
 from worker.mapping import Mapping
 from worker.mapping import load as load_mapping
@@ -43,8 +43,8 @@ def finish(dry_run: bool, directory: Path | None, yes: bool) -> None:
     """Remove everything of Crossfade from both databases and Kafka. Nothing can be undone.
 
     Only when every tenant is complete, and no process of ours runs any more. First the audit log is exported;
-    then go the topics, what is ours in MongoDB, where applications' validators are put back, and at last all
-    of it in PostgreSQL, in one transaction. Where it was interrupted, it is run again.
+    then go consumer groups and topics, what is ours in MongoDB, where applications' validators are put back,
+    and at last all of it in PostgreSQL, in one transaction. Where it was interrupted, it is run again.
 
     \b
     Examples:
@@ -75,12 +75,13 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
         if found.schema:  # the file may have lost some since
             namespaces |= (await mapping_versions.known(connection)).keys()
         topics = await existing_topics(kafka, _topics(settings, namespaces))
+        groups = await existing_groups(kafka, (settings.apply_group, settings.reverse_group))
 
         def mapped(namespace: str) -> bool:
             return namespace in namespaces or mapping.sources().find(namespace) is not None
 
         documents = await mongo.ours(client, mapped, settings.publisher)
-        for line in _lines(found, list(topics), documents):
+        for line in _lines(found, list(topics), groups, documents):
             click.echo(line)
         if dry_run:
             return
@@ -88,6 +89,7 @@ async def _finish(settings: Settings, dsn: str, directory: Path | None, dry_run:
         if found.schema:
             directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing else goes on
             await _export(connection, directory)
+        await delete_groups(kafka, groups)
         await delete_topics(kafka, topics)
         try:
             await Validators(client, mapping, settings.publisher, "finish").restore(_FENCE_WITHIN)
@@ -140,8 +142,11 @@ def _topics(settings: Settings, namespaces: Iterable[str]) -> list[str]:
     return [topic.name for topic in declare_all(names, collections, partitions=1, replication=1)]
 
 
-def _lines(found: postgres.Ours, topics: list[str], documents: dict[str, int]) -> list[str]:
+def _lines(
+    found: postgres.Ours, topics: list[str], groups: list[str], documents: dict[str, int]
+) -> list[str]:
     lines = [f"Kafka       topic {name}" for name in sorted(topics)]
+    lines += [f"Kafka       consumer group {name}" for name in groups]
     lines += [f"MongoDB     {name}, {count} documents" for name, count in documents.items()]
     lines += [f"PostgreSQL  trigger {trigger} on {table}" for table, trigger in found.triggers]
     lines += [f"PostgreSQL  policy {policy} on {table}" for table, policy in found.policies]

@@ -62,9 +62,19 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         assert code == 2 and f"nothing of these tenants: {w.name}.tenants {stranger['_id']}" in told, told
         await w.mongo["tenants"].delete_one({"_id": stranger["_id"]})
         code, listed = await once(w, "finish", "--dry-run")
-        assert code == 0 and "schema crossfade" in listed and "trigger !crossfade_fence on leads" in listed, (
-            listed
-        )
+        assert code == 0, listed
+        for line in (
+            f"Kafka       topic {w.name}.reverse.{w.name}.leads",
+            f"Kafka       consumer group {w.name}",
+            f"Kafka       consumer group {w.name}-reverse",
+            "MongoDB     crossfade.fence, 2 documents",
+            "PostgreSQL  schema crossfade",
+            "PostgreSQL  trigger !crossfade_fence on leads",
+        ):
+            assert line in listed.splitlines(), listed
+        barrier = {"_id": {"barrier": uuid4(), "topic": "another migration's", "partition": 0}}
+        await w.client["crossfade"]["reverse_barrier"].insert_one(barrier)
+        await w.client["crossfade"]["heartbeat"].insert_one({"_id": f"another of {uuid4()}"})
         assert await w.value("SELECT count(*) FROM crossfade.tenant") == 2
         await _left_by_another(w, export)
         _no_longer_mapped(w, "forms")
@@ -89,7 +99,10 @@ async def test_finish_leaves_nothing_behind(services: Services, tmp_path: Path) 
         admin = AIOKafkaAdminClient(bootstrap_servers=w.kafka)
         await admin.start()
         assert [name for name in await admin.list_topics() if name.startswith(f"{w.name}.")] == []
+        groups = {name for name, _ in await admin.list_consumer_groups()}
+        assert not {name for name in groups if name.startswith(w.name)}
         await admin.close()
+        assert await w.client["crossfade"]["reverse_barrier"].find_one(barrier), "it is another migration's"
         code, told = await once(w, "finish", "--export", str(export), "--yes")
         assert code == 0, told  # done again, it finds nothing
 
@@ -152,3 +165,5 @@ async def _mongo_is_as_before(w: World, before: dict[str, dict[str, Any]]) -> No
     assert await ours["fence"].count_documents({"_id.migration": w.name}) == 0
     assert await ours["heartbeat"].count_documents({"_id": {"$regex": w.name}}) == 0
     assert await ours["reverse"].count_documents({"_id.ns": {"$regex": w.name}}) == 0
+    assert await ours["fence_lock"].count_documents({"_id": w.name}) == 0
+    assert await ours["fence_set_aside"].count_documents({"_id.migration": w.name}) == 0

@@ -13,6 +13,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from topics import Topic
 from worker.broker.access import Access
@@ -25,6 +26,7 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 _log = structlog.get_logger()
 
 _TIMEOUT_MS = 15_000
+_NO_SUCH_GROUP = 69
 _CONFIGS = (
     "max.message.bytes",
     "message.timestamp.type",
@@ -183,6 +185,27 @@ async def delete_topics(kafka: Access, names: Iterable[str]) -> list[str]:
                         remedy="let the user delete topics, or delete them by hand",
                     )
         return wanted
+
+
+async def existing_groups(kafka: Access, among: Iterable[str]) -> list[str]:
+    """Return which of these consumer groups Kafka knows, in order."""
+    async with _administering(kafka) as admin:
+        return sorted({name for name, _ in await admin.list_consumer_groups()}.intersection(among))
+
+
+async def delete_groups(kafka: Access, names: Iterable[str]) -> None:
+    """Delete consumer groups; one that is not there is no fault. `ServiceUnavailable` where Kafka refuses."""
+    async with _administering(kafka) as admin:
+        for name in names:
+            coordinator = await admin.find_coordinator(name)
+            # The client has the request, and no method for it.
+            reply: Any = await admin._send_request(DeleteGroupsRequest([name]), coordinator)
+            for _, code in reply.results:
+                if code not in (0, _NO_SUCH_GROUP):
+                    raise ServiceUnavailable(
+                        f"Kafka refuses to delete consumer group {name} ({for_code(code).__name__})",
+                        remedy="if a process of it was killed, wait for a minute; let the user delete groups",
+                    )
 
 
 @asynccontextmanager

@@ -21,14 +21,18 @@ Mapped = Callable[[str], bool]
 
 async def _filters(client: Client, mapped: Mapped, migration: str) -> dict[str, dict[str, Any]]:
     """Return which documents of our collections are of one migration: others may share the database."""
-    written = await client[heartbeat.DATABASE][reverse.COLLECTION].distinct("_id.ns")
+    database = client[heartbeat.DATABASE]
+    written = await database[reverse.COLLECTION].distinct("_id.ns")
+    ours = _heartbeats(migration)
+    shared = await database[heartbeat.COLLECTION].find_one({"_id": {"$not": ours["_id"]}}) is not None
     return {
-        heartbeat.COLLECTION: _heartbeats(migration),
+        heartbeat.COLLECTION: ours,
         fence_documents.COLLECTION: {"_id.migration": migration},
         fence_lock.LOCKS: {"_id": migration},
         validators.SET_ASIDE: {"_id.migration": migration},
         reverse.COLLECTION: {"_id.ns": {"$in": list(filter(mapped, written))}},
-        reverse.BARRIERS: {},
+        # They do not say whose they are, and go by themselves within the hour.
+        reverse.BARRIERS: {"_id": {"$in": []}} if shared else {},
     }
 
 
