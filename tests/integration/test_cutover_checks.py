@@ -120,7 +120,7 @@ async def test_index_builds_of_collections_with_the_tenant_in_their_names_are_se
     async with named(services, tmp_path, "collection") as w:
         await collection(w, "collection", "acme", "orders").insert_one({"_id": 1})
         async with opened(settings(w), "check") as ground:
-            real = await checks._real(ground)
+            real = await ground.existing()
     assert real == [f"{w.name}.acme_orders"]
 
 

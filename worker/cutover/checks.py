@@ -21,7 +21,6 @@ from worker.mongo import in_the_way
 from worker.mongo.bypass import bypassers
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
-from worker.mongo.collections import fitting
 from worker.mongo.fence_documents import State
 from worker.mongo.objectids import with_objectids
 from worker.postgres import barriers, capture, fences, id_defaults, mismatches, outbox, phases, transactions
@@ -200,18 +199,8 @@ async def _mongo_transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answe
     return not found, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
 
 
-async def _real(ground: Ground) -> list[str]:
-    """Return the mapped collections that there are, those of all tenants where names have the tenant."""
-    found = [
-        one
-        for logical in ground.logical().values()
-        for one in await fitting(ground.client, ground.real.sources, logical)
-    ]
-    return sorted(map(str, found))
-
-
 async def _bypass(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    found = await bypassers(ground.client, await _real(ground))
+    found = await bypassers(ground.client, await ground.existing())
     wrong = [f"{one.user} ({', '.join(one.roles)})" for one in found.users]
     nobody = "nobody but ours"
     if found.nobody_logs_in:
@@ -221,13 +210,13 @@ async def _bypass(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 
 async def _index_builds(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    found = await in_the_way.index_builds(ground.client, await _real(ground))
+    found = await in_the_way.index_builds(ground.client, await ground.existing())
     told = ", ".join(one.namespace for one in found) or "none"
     return not found, told, "wait until they are done: MongoDB changes no validator meanwhile"
 
 
 async def _ttl(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    found = await in_the_way.ttl_indexes(ground.client, await _real(ground))
+    found = await in_the_way.ttl_indexes(ground.client, await ground.existing())
     told = ", ".join(f"{one.namespace} {one.name}" for one in found) or "none"
     remedy = "see that somebody deletes such rows in PostgreSQL, then --force ttl-indexes"
     return not found, told, remedy

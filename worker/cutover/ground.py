@@ -23,6 +23,7 @@ from worker.mapping import Mapping as MappingFile
 from worker.mapping import hashes, load
 from worker.mapping.ids import HASHED, uuid_to_objectid
 from worker.mongo.client import RAW, Client, connect, told_clearly, unasked
+from worker.mongo.collections import fitting
 from worker.mongo.fence_documents import FenceDocuments, Value
 from worker.mongo.fence_lock import Turns
 from worker.mongo.validation import values_of
@@ -160,6 +161,15 @@ class Ground:
         """Return each logical collection by its namespace."""
         names = [self.mapping.logical(name) for name in self.mapping.collections]
         return {str(one): one for one in names}
+
+    async def existing(self) -> list[str]:
+        """Return the mapped collections that there are, those of all tenants where names have the tenant."""
+        found = [
+            one
+            for logical in self.logical().values()
+            for one in await fitting(self.client, self.real.sources, logical)
+        ]
+        return sorted(map(str, found))
 
     async def values(self, tenants: Collection[UUID]) -> Mapping[UUID, list[Value]]:
         """Return what the tenants' ids are in MongoDB's documents; `UsageError` where that cannot be told."""

@@ -1,6 +1,6 @@
 """The way back of a tenant, or of a group as one: from PostgreSQL to MongoDB.
 
-    look                        at all that the way back has written, while writes go on
+    look                        at all that the way back has sent or written, while writes go on
     postgres -> rolling_back    in PostgreSQL, which waits for its writers; here the pause begins
     drain, barrier              the outbox is empty, and MongoDB has all of it
     barrier                     through the change stream: its clusterTime is the floor
@@ -16,18 +16,17 @@ turns the decision back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from topics import key_to_id
 from worker import failpoints
 from worker.cutover import canary
 from worker.cutover.checks import LONG
-from worker.cutover.compared import Compared
 from worker.cutover.following import TRY_WITHIN, end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.move import Options, Tell
+from worker.cutover.returned import Returned
 from worker.cutover.steps import Result, Steps
 from worker.cutover.succession import let_in
 from worker.errors import CrossfadeError, Transient, UsageError
@@ -41,11 +40,9 @@ from worker.mongo.fence_lock import InTheWay
 from worker.postgres import barriers, outbox, phases
 from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED
-from worker.reconcile.judge import Identity
-from worker.reconcile.recheck import look_at
 from worker.retry import Backoff
 
-_MOST_IN_PAUSE = 5_000
+_MOST, _MOST_IN_PAUSE = 500_000, 5_000
 _LOOKS, _LITTLE = 5, 500
 """Looks while writes go on, at most, and the documents of one that is the last."""
 _CLOSE_WITHIN = 0.4
@@ -64,10 +61,7 @@ class Rollback:
         self._barrier = uuid4()
         self._decided = False
         self._copies: frozenset[barriers.Copy] = frozenset()
-        self._above = -1  # versions up to here were looked at, and none comes that is not above
-        self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
-        self._fits = Compared()
-        self._gone: set[tuple[str, UUID]] = set()  # gone in MongoDB alone, by a TTL index
+        self._returned = Returned(ground, self._tenants)
         self._steps = Steps()
 
     async def run(self) -> Result:
@@ -126,6 +120,13 @@ class Rollback:
         if others:
             told = ", ".join(map(str, others[:3]))
             raise Transient(f"MongoDB could not let it in: {told}", remedy="end it, then try again")
+        if building := await self._building():
+            raise Transient(f"MongoDB could not let it in: {building}", remedy="try again when it is done")
+
+    async def _building(self) -> str:
+        """Tell of which mapped collections an index is being built: meanwhile nobody is let in there."""
+        found = await in_the_way.index_builds(self._ground.client, await self._ground.existing())
+        return ", ".join(f"an index of {one.namespace} is being built" for one in found)
 
     async def _close(self, epochs: Mapping[UUID, int]) -> None:
         """``postgres`` becomes ``rolling_back``, when PostgreSQL has no writer of the tenants any more."""
@@ -179,7 +180,9 @@ class Rollback:
         floor = await barriers_in_mongo.write(ground.client, ground.settings.publisher, self._barrier)
         arriving = asyncio.create_task(canary.comes_through(ground, self._barrier))
         try:
-            await self._look(_MOST_IN_PAUSE)
+            if wrong := (await self._returned.look(_MOST_IN_PAUSE)).unfit:
+                told = ", ".join(wrong[:3])
+                raise _Aborts(f"{len(wrong)} documents do not fit ({told}), and are sent again")
             await arriving
         finally:  # whoever goes back needs the connection by which it asks
             arriving.cancel()
@@ -193,6 +196,8 @@ class Rollback:
                 raise _Aborts(f"the way back of tenant {tenant} is broken")
         if count := await barriers.parked_by_rollback(ground.control, self._tenants):
             raise _Aborts(f"{count} writes in MongoDB are to be undone first, which happens now: try again")
+        if building := await self._building():
+            raise _Aborts(f"MongoDB could not let it in: {building}")
         if self._options.rehearse:
             raise _Aborts(REHEARSED)
         failpoints.reach(failpoints.ROLLBACK_VERIFIED)
@@ -208,9 +213,9 @@ class Rollback:
         """Look while writes go on, so that the pause has little left; again, until there is little."""
         for _ in range(_LOOKS):
             through = await self._caught_up()
-            looked_at = await self._look(_MOST_IN_PAUSE * 100)
-            self._above = through
-            if looked_at < _LITTLE:
+            looked = await self._returned.look(_MOST)
+            self._returned.above = through
+            if looked.at < _LITTLE:
                 break
 
     async def _caught_up(self) -> int:
@@ -233,61 +238,10 @@ class Rollback:
             ) from None
         return through
 
-    async def _look(self, most: int) -> int:
-        """Look at what the way back has written since the last look; return how many documents that were.
-
-        `_Aborts` where something does not fit in the pause. What does not fit before is looked at again.
-        """
-        ground, wanted = self._ground, self._unfit
-        for tenant in self._tenants:
-            async for written in reverse.written(ground.client, tenant, self._above):
-                wanted[written.namespace, written.key] = written
-                if len(wanted) > most:
-                    raise Transient(
-                        f"more than {most:,} documents were written since its cutover",
-                        remedy="try again where few writes go on"
-                        if self._epochs
-                        else "it cannot go back: docs/cutover.md, Limits",
-                    )
-        self._unfit = {}
-        identities: dict[tuple[str, UUID], Identity] = {}
-        places: dict[tuple[str, UUID], reverse.Known] = {}
-        for written in wanted.values():
-            if (planned := ground.sides.planned(written.namespace)) is None:
-                continue
-            source = ground.sides.source(written.namespace)
-            id_ = key_to_id(written.key)
-            identity = source.identity(planned.plan.row_id(id_), id_)
-            place = written.namespace, identity.row_id
-            identities[place], places[place] = identity, written
-        unfit: list[str] = []
-        looks = [look for look, _ in await look_at(ground.sides, ground.reader, identities.values(), ())]
-        expired = await self._expired(look.identity for look in looks if look.kind == "extra")
-        for look in looks:
-            place = look.identity.collection, look.identity.row_id
-            if look.kind is None:
-                self._fits.note(look)
-            elif place in expired:
-                self._gone.add(place)
-            else:
-                self._unfit[places[place].namespace, places[place].key] = places[place]
-                unfit.append(f"{place[0]} {place[1]} ({look.kind})")
-        if unfit and self._epochs:
-            raise _Aborts(f"{len(unfit)} documents do not fit ({', '.join(unfit[:3])})")
-        return len(looks)
-
-    async def _expired(self, extra: Iterable[Identity]) -> set[tuple[str, UUID]]:
-        """Return which of these documents, gone in MongoDB, a TTL index deleted: their rows go at home."""
-        mapping, documents = self._ground.mapping, list[tuple[str, str, UUID]]()
-        for one in extra:
-            if (source := mapping.sources().find(one.collection)) is not None:
-                documents.append((one.collection, str(source.logical), one.row_id))
-        return await barriers.expired(self._ground.reader, self._tenants, documents)
-
     async def _open(self, floor: int) -> Result:
         """``rolling_back`` becomes ``opening``, which decides; then MongoDB takes the tenants' writes."""
         ground = self._ground
-        told = {"floor": str(floor), "expired": len(self._gone)} | self._fits.told()
+        told = {"floor": str(floor), "expired": len(self._returned.gone)} | self._returned.fits.told()
         decided = await self._decide(floor, told)
         if decided is None:
             return self._result("postgres", "another controller took it back")
@@ -349,6 +303,8 @@ class Rollback:
         settled = await follow(
             self._ground, self._epochs, "rolling_back", "postgres", reason, told, within=30.0
         )
+        if settled:
+            await quietly(self._returned.send_again())
         return await self._end(self._result("postgres", why, settled))
 
     async def _end(self, result: Result) -> Result:
@@ -359,7 +315,9 @@ class Rollback:
 
     def _result(self, phase: str, why: str, settled: bool = True) -> Result:
         steps = self._steps
-        return Result(self._tenants, phase, steps.pause, steps.seconds, why, len(self._fits), settled)
+        return Result(
+            self._tenants, phase, steps.pause, steps.seconds, why, len(self._returned.fits), settled
+        )
 
 
 async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:

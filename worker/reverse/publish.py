@@ -32,7 +32,7 @@ from worker.mapping.values import back_to_id
 from worker.postgres import outbox, phases, reconciliation
 from worker.postgres.connect import Connection
 from worker.postgres.documents import Stored
-from worker.postgres.outbox import Fault, Touched
+from worker.postgres.outbox import Fault, Sent, Touched
 from worker.reverse.documents import Place, Places
 
 _log = structlog.get_logger()
@@ -133,21 +133,22 @@ class ReversePublisher:
 
         Few at first, for nobody knows how large they are.
         """
-        faults: list[Fault] = []
+        faults, all_sent = list[Fault](), list[Sent]()
         unacknowledged, size = list[asyncio.Future[Any]](), 0
         for place, some in await self._by_place(touched, faults):
             left, most = some, _FIRST
             while left:
                 found = await self._documents(place, left[:most], faults)
                 failpoints.reach(failpoints.REVERSE_AFTER_READ)
-                sent, bytes_ = await self._send(found, version, faults)
+                futures, bytes_ = await self._send(found, version, faults, all_sent)
                 left, most = left[most:], max(1, most // 4) if bytes_ >= _PART else min(_MOST, most * 2)
-                unacknowledged, size = unacknowledged + sent, size + bytes_
+                unacknowledged, size = unacknowledged + futures, size + bytes_
                 if size >= _PART:
                     await acknowledged(unacknowledged)
                     unacknowledged, size = [], 0
         await self._broken(faults)
         await acknowledged(unacknowledged)
+        await outbox.remember(self._connection, all_sent, version)
 
     async def _by_place(
         self, touched: Sequence[Touched], faults: list[Fault]
@@ -236,7 +237,11 @@ class ReversePublisher:
             )
 
     async def _send(
-        self, found: Sequence[tuple[Place, _Read]], version: int, faults: list[Fault]
+        self,
+        found: Sequence[tuple[Place, _Read]],
+        version: int,
+        faults: list[Fault],
+        all_sent: list[Sent],
     ) -> tuple[list[asyncio.Future[Any]], int]:
         """Give documents to Kafka; return what tells that it has them, and their bytes."""
         records: dict[tuple[str, int], list[Record]] = {}
@@ -252,6 +257,10 @@ class ReversePublisher:
                 )
                 continue
             records.setdefault((topic, partition_of(key, takes.partitions)), []).append((key, value))
+            touched = one.touched
+            all_sent.append(
+                Sent(touched.tenant_id, touched.collection_id, touched.row_id, str(place.real), key)
+            )
             size += len(value)
             metrics.REVERSE_SENT.labels(str(place.logical)).inc()
         return await self._producer.send_all(records), size

@@ -1,0 +1,50 @@
+"""What Kafka loses of the way back keeps its tenant in PostgreSQL, until it was sent again and has come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+from tests.e2e.test_gaps import empty
+from tests.support.edges import bring
+from tests.support.moving import application, moving, phase, tenants_of
+from tests.support.way_back import assert_both_ways_equal
+from tests.support.world import World, once
+from worker.embedded import Services
+
+_BUSY = {"update": "leads", "bypassDocumentValidation": True}
+
+
+async def test_a_record_that_kafka_lost(services: Services, tmp_path: Path) -> None:
+    async with moving(services, tmp_path, documents=150, tenants=2) as w:
+        tenant = (await tenants_of(w))[0]
+        await bring(w, tenant, "postgres")
+        lead = await w.mongo["leads"].find_one({"tenantId": tenant})
+        assert lead is not None
+        await _sent_and_lost(w, tenant, lead["_id"])
+        code, told = await once(w, "rollback", str(tenant), "--window", "0")
+        assert code == 1 and "1 documents do not fit" in told and "sent again" in told, told
+        assert await phase(w, tenant) == "postgres"
+        code, told = await once(w, "rollback", str(tenant), "--window", "60")
+        assert code == 0, told
+        found = await w.mongo["leads"].find_one({"_id": lead["_id"]})
+        assert found is not None and found["name"] == "in PostgreSQL"
+        await w.settled()
+        await assert_both_ways_equal(w)
+
+
+async def _sent_and_lost(w: World, tenant: UUID, lead: UUID) -> None:
+    """Change a lead in PostgreSQL; Kafka takes it, and loses it before MongoDB has it."""
+    async with await w.client.start_session() as session:
+        session.start_transaction()
+        set_ = {"q": {"_id": lead}, "u": {"$set": {"busy": True}}}
+        busy = {**_BUSY, "updates": [set_]}
+        codec = w.mongo.codec_options
+        await w.mongo.command(busy, session=session, codec_options=codec)  # nobody else can write it
+        async with application(w, tenant) as app:
+            await app.execute("UPDATE leads SET name = 'in PostgreSQL' WHERE id = $1", lead)
+        await w.until_value("SELECT (count(*) = 0)::integer FROM crossfade.outbox", 1)
+        await w.kill("reverse")
+        await empty(w, f"{w.name}.reverse.{w.name}.leads")
+        await session.abort_transaction()
+    await w.start("reverse", "reverse again")
