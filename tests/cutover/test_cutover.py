@@ -29,9 +29,15 @@ async def test_a_tenant_moves_while_the_application_writes(services: Services, t
             assert code == 0 and results[0]["reason"] == "it is a rehearsal", results
             assert await phase(w, moved) == "mongo"
             await w.mongo["leads"].update_one({"tenantId": moved}, {"$set": {"name": "still at home"}})
-            code, results = await cutover(w, str(moved), "--window", "60")
+            hook = f'echo "$CROSSFADE_TRANSITION $CROSSFADE_TENANTS" >> {tmp_path / "hooked"}; exit 7'
+            code, results = await cutover(w, str(moved), "--window", "60", "--after", hook)
             print(results)
-            assert code == 0, results
+            assert code == 0, results  # an `after` hook that fails changes nothing
+            hooked = (tmp_path / "hooked").read_text().splitlines()
+            assert hooked[-1] == f"postgres {moved}" and set(hooked[:-1]) <= {
+                f"draining {moved}",
+                f"mongo {moved}",  # a try that did not fit the window
+            }, hooked
         assert await phase(w, moved) == "postgres"
         lead = await w.mongo["leads"].find_one({"tenantId": moved})
         with pytest.raises(WriteError) as fenced:

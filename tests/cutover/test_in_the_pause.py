@@ -12,7 +12,7 @@ from pymongo.errors import WriteError
 
 from tests.faults.test_lost_token import DAMAGED
 from tests.support.edges import begins, bring, held
-from tests.support.moving import application, moving, phase, tenants_of
+from tests.support.moving import application, fits_there, moves_over, moving, phase, tenants_of
 from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -26,6 +26,13 @@ VALUES ('dead', 'data', 'a test', $1, $2, 'a test', 0, -1, '', 1)
 NO_LETTER = "DELETE FROM crossfade.dead_letter WHERE reason = 'a test'"
 FAULT = "INSERT INTO crossfade.way_back_fault VALUES ($1, 'unreadable', 'a.b', 'a row', 'a test')"
 NO_FAULT = "DELETE FROM crossfade.way_back_fault WHERE reason = 'a test'"
+ANOTHER = """
+CREATE FUNCTION crossfade.another() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN NEW.incarnation = gen_random_uuid(); RETURN NEW; END$$;
+CREATE TRIGGER another BEFORE INSERT ON crossfade.barrier FOR EACH ROW EXECUTE FUNCTION crossfade.another();
+ALTER TABLE crossfade.barrier ENABLE ALWAYS TRIGGER another
+"""
+NO_OTHER = "DROP FUNCTION IF EXISTS crossfade.another CASCADE"
 # As apply does it, but for the row.
 CHANGED = """
 WITH one AS (
@@ -61,6 +68,16 @@ async def _validators(w: World, tenant: UUID) -> None:
     await w.mongo.command({"collMod": "leads", "validator": {}})
 
 
+async def _to_a_neighbour(w: World, tenant: UUID) -> None:
+    """A lead moves to another tenant. MongoDB takes that, PostgreSQL does not."""
+    await moves_over(w, tenant, (await tenants_of(w))[1])
+
+
+async def _another_incarnation(w: World, tenant: UUID) -> None:
+    """The barrier comes by a stream that began anew, whatever the reason."""
+    await w.execute(ANOTHER)
+
+
 async def _fault(w: World, tenant: UUID) -> None:
     await w.execute(FAULT, tenant)
 
@@ -73,7 +90,9 @@ async def _rogue(w: World, tenant: UUID) -> None:
     ("edge", "happens", "told"),
     [
         ("cutover.fenced", _letter, "1 of its events are dead letters"),
+        ("cutover.fenced", _to_a_neighbour, "1 of its events are dead letters"),
         ("cutover.fenced", _row, "1 documents do not fit"),
+        ("cutover.fenced", _another_incarnation, "the change stream began anew"),
         ("cutover.fenced", _validators, "its validators were changed"),
         ("rollback.closed", _fault, "is broken"),
         ("rollback.closed", _rogue, "1 writes in MongoDB are to be undone first"),
@@ -89,13 +108,15 @@ async def test_what_happens_in_the_pause_aborts_the_move(
         code, result = await move.ended()
     assert code == 1 and told in result["reason"], result
     assert await phase(w, tenant) == begins(edge)
-    for mend in (NO_LETTER, NO_FAULT):
+    for mend in (NO_LETTER, NO_FAULT, NO_OTHER):
         await w.execute(mend)
     if happens is _row:
         code, said = await once(w, "repair")
         await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
         code, said = await once(w, "repair")
         assert code == 0, said
+    if happens is _to_a_neighbour:
+        await fits_there(w)
     await brought_back(w)
     await w.settled()
     await w.execute("DELETE FROM crossfade.dead_letter")  # rogue ones, which the way back has undone

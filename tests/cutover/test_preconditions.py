@@ -23,6 +23,7 @@ HOLD = """
 UPDATE crossfade.document SET state = 'refetch'
 WHERE row_id = (SELECT min(row_id::text)::uuid FROM crossfade.document WHERE tenant_id = $1)
 """
+STALE = "UPDATE crossfade.generation SET finished_at = finished_at - interval '25 hours'"
 BROKEN = (
     "UPDATE crossfade.collection SET copy_state = 'invalid' WHERE namespace LIKE '%.leads'",
     f'DROP TRIGGER "{FENCE}" ON leads',
@@ -36,6 +37,7 @@ WRONG = {
     "phase": " is in postgres",
     "decision": ": draining",
     "copied": ".leads is invalid",
+    "clean": "s old",
     "lag": " s behind, by heartbeats",
     "dead-letters": "1 stand of it",
     "held": "1 documents wait",
@@ -98,6 +100,7 @@ async def test_each_fails_where_it_should(w: World) -> None:
     assert await fences.leave({tenant: 9}, {tenant: [tenant]}, "a test", 600)
     await w.execute(LETTER, f"{w.name}.leads", tenant)
     await w.execute(HOLD, tenant)
+    await w.execute(STALE)
     for statement in BROKEN:
         await w.execute(statement)
     await w.spoil(DANGLES, tenant)

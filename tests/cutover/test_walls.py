@@ -203,11 +203,15 @@ async def _snapshots(w: World, tenant: UUID) -> None:
             await connection.execute(f"BEGIN ISOLATION LEVEL {isolation.replace('_', ' ')}")
             await connection.fetchval("SELECT count(*) FROM leads")
         running = asyncio.create_task(
-            app.execute("UPDATE leads SET name = 'across' WHERE pg_sleep(0.01) IS NOT NULL")
+            app.execute("UPDATE leads SET name = 'across' WHERE pg_sleep(0.15) IS NOT NULL")
         )
+        code, told = await once(w, "rollback", str(tenant), "--window", "0")
+        assert not running.done(), "too short to say anything"
+        assert code == 1 and "writers in PostgreSQL do not end: pid" in told, told
         code, told = await once(w, "rollback", str(tenant), "--window", "60")
         assert code == 0, told
-        await running
+        count = int((await running).rpartition(" ")[2])
+        assert count and await w.mongo["leads"].count_documents({"name": "across"}) == count
         await refused(old.execute(LEAD, uuid4(), tenant), "40001")
         await refused(older.execute(LEAD, uuid4(), tenant), "40001")
         await refused(app.execute(LEAD, uuid4(), tenant), "XF001")
