@@ -48,7 +48,9 @@ async def _building(w: World, members: ReplicaSet, name: str) -> AsyncIterator[N
     members.freeze(next(number for number in range(MEMBERS) if number != primary))
     building = asyncio.ensure_future(w.mongo["leads"].create_index("email", name=name, sparse=name == "two"))
     try:
-        await w.until_async("it builds", lambda: in_the_way.index_builds(w.client, [f"{w.name}.leads"]))
+        await w.until_async(
+            "it builds", lambda: in_the_way.index_builds(w.client, [f"{w.name}.leads"].__contains__)
+        )
         yield
     finally:
         await members.healed()

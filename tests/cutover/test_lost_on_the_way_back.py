@@ -8,7 +8,7 @@ from uuid import UUID
 from tests.e2e.test_gaps import empty
 from tests.support.edges import bring
 from tests.support.moving import application, moving, phase, tenants_of
-from tests.support.way_back import assert_both_ways_equal
+from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
 
@@ -31,6 +31,29 @@ async def test_a_record_that_kafka_lost(services: Services, tmp_path: Path) -> N
         assert found is not None and found["name"] == "in PostgreSQL"
         await w.settled()
         await assert_both_ways_equal(w)
+
+
+async def test_what_was_sent_and_is_a_neighbour_s_now(services: Services, tmp_path: Path) -> None:
+    """It is not the rollback's business, and must not be sent again: it would be taken for gone."""
+    often = {"CROSSFADE_RECONCILE_FULL_EVERY": "2"}
+    async with moving(services, tmp_path, documents=150, tenants=2, **often) as w:
+        tenant, other = await tenants_of(w)
+        await bring(w, tenant, "postgres")
+        lead = await w.mongo["leads"].find_one({"tenantId": tenant})
+        assert lead is not None
+        async with application(w, tenant) as app:
+            await app.execute("UPDATE leads SET name = 'sent' WHERE id = $1", lead["_id"])
+        await bring(w, tenant, "mongo")
+        await w.mongo["leads"].update_one({"_id": lead["_id"]}, {"$set": {"tenantId": other}})
+        await w.settled()
+        await bring(w, tenant, "postgres")
+        await w.spoil("UPDATE leads SET name = 'not yet' WHERE id = $1", lead["_id"])
+        code, told = await once(w, "rollback", str(tenant), "--window", "0")
+        assert code == 0, told
+        assert await w.value("SELECT count(*) FROM crossfade.outbox") == 0
+        await brought_back(w)
+        found = await w.mongo["leads"].find_one({"_id": lead["_id"]})
+        assert found is not None and found["tenantId"] == other
 
 
 async def _sent_and_lost(w: World, tenant: UUID, lead: UUID) -> None:

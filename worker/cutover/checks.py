@@ -210,7 +210,7 @@ async def _bypass(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 
 
 async def _index_builds(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
-    found = await in_the_way.index_builds(ground.client, await ground.existing())
+    found = await in_the_way.index_builds(ground.client, ground.maps)
     told = ", ".join(one.namespace for one in found) or "none"
     return not found, told, "wait until they are done: MongoDB changes no validator meanwhile"
 

@@ -171,6 +171,10 @@ class Ground:
         ]
         return sorted(map(str, found))
 
+    def maps(self, namespace: str) -> bool:
+        """Whether a real collection is of the mapping."""
+        return self.sides.planned(namespace) is not None
+
     async def values(self, tenants: Collection[UUID]) -> Mapping[UUID, list[Value]]:
         """Return what the tenants' ids are in MongoDB's documents; `UsageError` where that cannot be told."""
         return {tenant: await self._values(tenant) for tenant in tenants}

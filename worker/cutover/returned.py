@@ -12,8 +12,10 @@ from worker.cutover.ground import Ground
 from worker.errors import Transient
 from worker.mongo import reverse
 from worker.postgres import barriers, outbox
-from worker.reconcile.judge import Identity
+from worker.reconcile.judge import Identity, Look
 from worker.reconcile.recheck import look_at
+
+_AT_ONCE = 5_000  # documents of one statement
 
 
 class _Sent(NamedTuple):
@@ -36,7 +38,8 @@ class Returned:
 
     def __init__(self, ground: Ground, tenants: Sequence[UUID]) -> None:
         self._ground, self._tenants = ground, tenants
-        self._unfit: dict[_Sent, Identity] = {}
+        self.unfit: dict[_Sent, Look] = {}
+        """What did not fit when it was looked at last."""
         self.above = -1
         """Versions up to here were looked at, and none comes that is not above."""
         self.fits = Compared()
@@ -46,8 +49,8 @@ class Returned:
     async def look(self, most: int) -> Looked:
         """Look at what went back with versions above ``above``; `Transient` where that is too much."""
         ground = self._ground
-        wanted = {one: self._identity(one) for one in [*self._unfit, *await self._sent(most)]}
-        self._unfit = {}
+        wanted = {one: self._identity(one) for one in [*self.unfit, *await self._sent(most)]}
+        self.unfit = {}
         by_place = {(one.collection, one.row_id): sent for sent, one in wanted.items() if one is not None}
         identities = [one for one in wanted.values() if one is not None]
         looks = [look for look, _ in await look_at(ground.sides, ground.reader, identities, ())]
@@ -59,20 +62,27 @@ class Returned:
                 self.fits.note(look)
             elif place in expired:
                 self.gone.add(place)
-            else:
-                self._unfit[by_place[place]] = look.identity
+            elif not look.tenants or not look.tenants.isdisjoint(self._tenants):
+                # Else it has moved to other tenants since it was sent, at home.
+                self.unfit[by_place[place]] = look
                 told.append(f"{place[0]} {place[1]} ({look.kind})")
         return Looked(len(looks), told)
 
     async def send_again(self) -> None:
-        """Have sent again what did not fit: Kafka may have lost it. What was on its way comes twice."""
+        """Have sent again what did not fit: Kafka may have lost it. What was on its way comes twice.
+
+        But nothing that is another tenant's on either side: who sends for a tenant does not see the others'
+        rows, and would take them for gone.
+        """
         sources = self._ground.mapping.sources()
         again = [
-            (sent.tenant, str(source.logical), one.row_id)
-            for sent, one in self._unfit.items()
-            if (source := sources.find(one.collection)) is not None
+            (tenant, str(source.logical), look.identity.row_id)
+            for look in self.unfit.values()
+            for tenant in self._tenants
+            if look.tenants == {tenant} and (source := sources.find(look.identity.collection)) is not None
         ]
-        await outbox.send_again(self._ground.control, again)
+        for first in range(0, len(again), _AT_ONCE):
+            await outbox.send_again(self._ground.control, again[first : first + _AT_ONCE])
 
     async def _sent(self, most: int) -> set[_Sent]:
         """Return what PostgreSQL has sent, and what MongoDB has written.
@@ -90,7 +100,7 @@ class Returned:
         return found
 
     def _not_too_many(self, found: set[_Sent], most: int) -> None:
-        if len(found) + len(self._unfit) > most:
+        if len(found) + len(self.unfit) > most:
             raise Transient(
                 f"more than {most:,} documents were written since its cutover",
                 remedy="try again where few writes go on; if never: docs/cutover.md, Limits",

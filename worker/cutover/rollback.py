@@ -125,7 +125,7 @@ class Rollback:
 
     async def _building(self) -> str:
         """Tell of which mapped collections an index is being built: meanwhile nobody is let in there."""
-        found = await in_the_way.index_builds(self._ground.client, await self._ground.existing())
+        found = await in_the_way.index_builds(self._ground.client, self._ground.maps)
         return ", ".join(f"an index of {one.namespace} is being built" for one in found)
 
     async def _close(self, epochs: Mapping[UUID, int]) -> None:
@@ -217,6 +217,9 @@ class Rollback:
             self._returned.above = through
             if looked.at < _LITTLE:
                 break
+        if (count := len(self._returned.unfit)) > _MOST_IN_PAUSE:
+            await self._returned.send_again()
+            raise Transient(f"{count:,} documents do not fit", remedy="they are sent again: try again")
 
     async def _caught_up(self) -> int:
         """Return a version up to which MongoDB has all that the way back will ever write for the tenants.
@@ -304,7 +307,7 @@ class Rollback:
             self._ground, self._epochs, "rolling_back", "postgres", reason, told, within=30.0
         )
         if settled:
-            await quietly(self._returned.send_again())
+            await quietly(self._returned.send_again())  # if it fails, the next try's does it
         return await self._end(self._result("postgres", why, settled))
 
     async def _end(self, result: Result) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection as Some
 from typing import Any, NamedTuple
 
@@ -87,14 +88,15 @@ async def end_left(client: Client, role: str, before: float) -> int:
     return len(left)
 
 
-async def index_builds(client: Client, namespaces: Some[str]) -> list[IndexBuild]:
-    """Return the index builds under way on these collections."""
+async def index_builds(client: Client, wanted: Callable[[str], bool]) -> list[IndexBuild]:
+    """Return the index builds under way on those collections that are wanted, by namespace."""
     pipeline: list[dict[str, Any]] = [
         {"$currentOp": {"allUsers": True, "localOps": True}},
-        {"$match": {"command.createIndexes": {"$exists": True}, "ns": {"$in": list(namespaces)}}},
+        {"$match": {"command.createIndexes": {"$exists": True}}},
     ]
     with told_clearly():
-        return [IndexBuild(one["ns"]) async for one in client.admin.aggregate(pipeline)]
+        found = [one["ns"] async for one in client.admin.aggregate(pipeline)]
+    return [IndexBuild(one) for one in found if wanted(one)]
 
 
 class TtlIndex(NamedTuple):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -58,7 +59,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(connection.terminate)
         try:
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
-            await outbox.standing(connection)  # an older schema is told at once
+            await outbox.remembered(connection, UUID(int=0), 0, 0)  # an older schema is told at once
             await _prepare(client, connection)
         except FAULTS as error:
             raise _not_begun(error) from None

@@ -117,19 +117,21 @@ class ReversePublisher:
         connection = self._connection
         async with connection.transaction(isolation="read_committed"):
             await connection.execute(_SETTINGS)
-            touched = await outbox.take(connection, AT_ONCE)
+            touched, sent, version = await outbox.take(connection, AT_ONCE), list[Sent](), 0
             failpoints.reach(failpoints.REVERSE_AFTER_TAKE)
             if touched:
-                await self._send_all(touched, await outbox.draw(connection))
+                version = await outbox.draw(connection)
+                sent = await self._send_all(touched, version)
             if barriers := await outbox.asked(connection):
                 await self._send_barriers(barriers)
+            await outbox.remember(connection, sent, version)  # at last: another may wait for these rows
             failpoints.reach(failpoints.REVERSE_AFTER_SEND)
         failpoints.reach(failpoints.REVERSE_AFTER_COMMIT)
         return bool(touched or barriers)
 
-    async def _send_all(self, touched: Sequence[Touched], version: int) -> None:
-        """Read and send documents; return when Kafka has them. Every statement has a snapshot newer than the
-        version.
+    async def _send_all(self, touched: Sequence[Touched], version: int) -> list[Sent]:
+        """Read and send documents; return them when Kafka has them. Every statement has a snapshot newer than
+        the version.
 
         Few at first, for nobody knows how large they are.
         """
@@ -148,7 +150,7 @@ class ReversePublisher:
                     unacknowledged, size = [], 0
         await self._broken(faults)
         await acknowledged(unacknowledged)
-        await outbox.remember(self._connection, all_sent, version)
+        return all_sent
 
     async def _by_place(
         self, touched: Sequence[Touched], faults: list[Fault]
