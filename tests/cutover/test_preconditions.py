@@ -90,6 +90,14 @@ async def test_what_is_forced_is_noted_and_most_cannot_be(w: World) -> None:
     assert await phase(w, tenant) == "mongo"
 
 
+async def test_what_postgresql_does_not_let_begin_is_told(w: World) -> None:
+    tenant = (await tenants_of(w))[0]
+    await w.execute("REVOKE SELECT ON crossfade.collection FROM crossfade_control")
+    code, told = await once(w, "cutover", str(tenant))
+    await w.execute("GRANT SELECT ON crossfade.collection TO crossfade_control")
+    assert code == 2 and "PostgreSQL refuses cutover (42501" in told and "Traceback" not in told, told
+
+
 async def test_each_fails_where_it_should(w: World) -> None:
     """Last of the module: nothing is mended."""
     away, tenant, other = await tenants_of(w)

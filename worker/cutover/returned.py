@@ -1,4 +1,4 @@
-"""What went back: which documents that PostgreSQL sent, or MongoDB has written, are equal on both sides."""
+"""What went back: what Kafka lost on the way, and which documents that came are equal on both sides."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from worker.cutover.compared import Compared
 from worker.cutover.ground import Ground
 from worker.errors import Transient
 from worker.mongo import reverse
-from worker.postgres import barriers, outbox
-from worker.reconcile.judge import Identity, Look
+from worker.postgres import barriers, sent
+from worker.postgres.outbox import ALL
+from worker.reconcile.judge import Identity
 from worker.reconcile.recheck import look_at
-
-_AT_ONCE = 5_000  # documents of one statement
-
-
-class _Sent(NamedTuple):
-    """A document: its tenant, its real collection, its key."""
-
-    tenant: UUID
-    namespace: str
-    key: bytes
 
 
 class Looked(NamedTuple):
@@ -38,8 +29,8 @@ class Returned:
 
     def __init__(self, ground: Ground, tenants: Sequence[UUID]) -> None:
         self._ground, self._tenants = ground, tenants
-        self.unfit: dict[_Sent, Look] = {}
-        """What did not fit when it was looked at last."""
+        self._unfit: dict[tuple[str, bytes], reverse.Known] = {}
+        self._lost: list[sent.Sent] = []
         self.above = -1
         """Versions up to here were looked at, and none comes that is not above."""
         self.fits = Compared()
@@ -47,14 +38,25 @@ class Returned:
         """Documents that are gone in MongoDB alone, by a TTL index."""
 
     async def look(self, most: int) -> Looked:
-        """Look at what went back with versions above ``above``; `Transient` where that is too much."""
-        ground = self._ground
-        wanted = {one: self._identity(one) for one in [*self.unfit, *await self._sent(most)]}
-        self.unfit = {}
-        by_place = {(one.collection, one.row_id): sent for sent, one in wanted.items() if one is not None}
-        identities = [one for one in wanted.values() if one is not None]
+        """Look at what came with versions above ``above``; `Transient` where that is too much."""
+        ground, wanted = self._ground, dict(self._unfit)
+        for tenant in self._tenants:
+            async for written in reverse.written(ground.client, tenant, self.above):
+                wanted[written.namespace, written.key] = written
+                if len(wanted) > most:
+                    raise Transient(
+                        f"more than {most:,} documents were written since its cutover",
+                        remedy="try again where few writes go on; if never: docs/cutover.md, Limits",
+                    )
+        places: dict[tuple[str, UUID], reverse.Known] = {}
+        identities: list[Identity] = []
+        for written in wanted.values():
+            if (identity := self._identity(written)) is not None:
+                places[identity.collection, identity.row_id] = written
+                identities.append(identity)
         looks = [look for look, _ in await look_at(ground.sides, ground.reader, identities, ())]
         expired = await self._expired(look.identity for look in looks if look.kind == "extra")
+        unfit: dict[tuple[str, bytes], reverse.Known] = {}
         told: list[str] = []
         for look in looks:
             place = look.identity.collection, look.identity.row_id
@@ -63,56 +65,38 @@ class Returned:
             elif place in expired:
                 self.gone.add(place)
             elif not look.tenants or not look.tenants.isdisjoint(self._tenants):
-                # Else it has moved to other tenants since it was sent, at home.
-                self.unfit[by_place[place]] = look
+                # Else it has moved to another tenant since, at home.
+                unfit[places[place].namespace, places[place].key] = places[place]
                 told.append(f"{place[0]} {place[1]} ({look.kind})")
+        self._unfit = unfit
         return Looked(len(looks), told)
 
-    async def send_again(self) -> None:
-        """Have sent again what did not fit: Kafka may have lost it. What was on its way comes twice.
+    async def find_lost(self, upto: int = ALL) -> int:
+        """Find what PostgreSQL has sent, and MongoDB has neither so nor newer; return how many documents.
 
-        But nothing that is another tenant's on either side: who sends for a tenant does not see the others'
-        rows, and would take them for gone.
+        ``upto``: a version up to which, and from ``above`` on, all that was sent must have come: then Kafka
+        has lost it.
         """
-        sources = self._ground.mapping.sources()
-        again = [
-            (tenant, str(source.logical), look.identity.row_id)
-            for look in self.unfit.values()
-            for tenant in self._tenants
-            if look.tenants == {tenant} and (source := sources.find(look.identity.collection)) is not None
-        ]
-        for first in range(0, len(again), _AT_ONCE):
-            await outbox.send_again(self._ground.control, again[first : first + _AT_ONCE])
-
-    async def _sent(self, most: int) -> set[_Sent]:
-        """Return what PostgreSQL has sent, and what MongoDB has written.
-
-        Either may lack some: Kafka can lose what was sent, and PostgreSQL may have been put back.
-        """
-        ground, found = self._ground, set[_Sent]()
+        self._lost = []
         for tenant in self._tenants:
-            async for one in reverse.written(ground.client, tenant, self.above):
-                found.add(_Sent(tenant, one.namespace, one.key))
-                self._not_too_many(found, most)
-            for namespace, key in await outbox.remembered(ground.reader, tenant, self.above, most + 1):
-                found.add(_Sent(tenant, namespace, key))
-            self._not_too_many(found, most)
-        return found
+            async for some in sent.remembered(self._ground.reader, tenant, self.above, upto):
+                places = [(one.namespace, one.key) for one in some]
+                known = await reverse.versions(self._ground.client, places)
+                came = [known.get(place, -1) for place in places]
+                self._lost += [one for one, version in zip(some, came, strict=True) if version < one.version]
+        return len(self._lost)
 
-    def _not_too_many(self, found: set[_Sent], most: int) -> None:
-        if len(found) + len(self.unfit) > most:
-            raise Transient(
-                f"more than {most:,} documents were written since its cutover",
-                remedy="try again where few writes go on; if never: docs/cutover.md, Limits",
-            )
+    async def send_again(self) -> None:
+        """Have sent again what was found to be lost."""
+        await sent.again(self._ground.control, self._lost)
 
-    def _identity(self, sent: _Sent) -> Identity | None:
+    def _identity(self, written: reverse.Known) -> Identity | None:
         """Return how both sides know a document; None where its collection is no longer mapped."""
         sides = self._ground.sides
-        if (planned := sides.planned(sent.namespace)) is None:
+        if (planned := sides.planned(written.namespace)) is None:
             return None
-        id_ = key_to_id(sent.key)
-        return sides.source(sent.namespace).identity(planned.plan.row_id(id_), id_)
+        id_ = key_to_id(written.key)
+        return sides.source(written.namespace).identity(planned.plan.row_id(id_), id_)
 
     async def _expired(self, extra: Iterable[Identity]) -> set[tuple[str, UUID]]:
         """Return which of these documents, gone in MongoDB, a TTL index deleted: their rows go at home."""

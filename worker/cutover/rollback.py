@@ -1,8 +1,8 @@
 """The way back of a tenant, or of a group as one: from PostgreSQL to MongoDB.
 
-    look                        at all that the way back has sent or written, while writes go on
+    look                        for what Kafka lost, and at all that the way back wrote, while writes go on
     postgres -> rolling_back    in PostgreSQL, which waits for its writers; here the pause begins
-    drain, barrier              the outbox is empty, and MongoDB has all of it
+    drain, barrier              the outbox is empty, and MongoDB has all of it, nothing was lost
     barrier                     through the change stream: its clusterTime is the floor
     look                        at what was written since; no write of MongoDB's own may wait to be undone
     rolling_back -> opening     in PostgreSQL: decided
@@ -46,6 +46,7 @@ _MOST, _MOST_IN_PAUSE = 500_000, 5_000
 _LOOKS, _LITTLE = 5, 500
 """Looks while writes go on, at most, and the documents of one that is the last."""
 _CLOSE_WITHIN = 0.4
+_LOST = "that were sent did not come to MongoDB: Kafka has lost them"
 
 
 class _Aborts(Exception):
@@ -174,6 +175,8 @@ class Rollback:
         await self._taken()
         self._steps.ended("drain")
         await canary.goes_back(ground)
+        if lost := await self._returned.find_lost():
+            raise _Aborts(f"{lost:,} documents {_LOST}, and are sent again: try again")
         self._steps.ended("barrier")
         # What the way back wrote came before this: nothing below it may change rows afterwards (A4).
         # And what a rogue write did is either parked when it has come through, or newer, and is done at home.
@@ -182,7 +185,7 @@ class Rollback:
         try:
             if wrong := (await self._returned.look(_MOST_IN_PAUSE)).unfit:
                 told = ", ".join(wrong[:3])
-                raise _Aborts(f"{len(wrong)} documents do not fit ({told}), and are sent again")
+                raise _Aborts(f"{len(wrong)} documents do not fit ({told})")
             await arriving
         finally:  # whoever goes back needs the connection by which it asks
             arriving.cancel()
@@ -211,15 +214,19 @@ class Rollback:
 
     async def _look_before(self) -> None:
         """Look while writes go on, so that the pause has little left; again, until there is little."""
+        lost = 0
         for _ in range(_LOOKS):
             through = await self._caught_up()
+            if lost := await self._returned.find_lost(through):
+                self._tell(f"{lost:,} documents that were sent did not come to MongoDB: they are sent again")
+                await self._returned.send_again()
+                continue
             looked = await self._returned.look(_MOST)
             self._returned.above = through
             if looked.at < _LITTLE:
                 break
-        if (count := len(self._returned.unfit)) > _MOST_IN_PAUSE:
-            await self._returned.send_again()
-            raise Transient(f"{count:,} documents do not fit", remedy="they are sent again: try again")
+        if lost:
+            raise Transient(f"{lost:,} documents {_LOST}", remedy="see what becomes of Kafka's records")
 
     async def _caught_up(self) -> int:
         """Return a version up to which MongoDB has all that the way back will ever write for the tenants.

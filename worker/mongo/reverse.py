@@ -113,6 +113,25 @@ async def written(client: Client, tenant: UUID, above: int) -> AsyncIterator[Kno
             yield Known(one["_id"]["ns"], bytes(one["_id"]["key"]), int(one["version"]))
 
 
+async def versions(client: Client, documents: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], int]:
+    """Return the greatest version that was written of each of these, by real collection and key.
+
+    Errors as those of `told_clearly`.
+    """
+    ledger = client[heartbeat.DATABASE].get_collection(COLLECTION, read_concern=ReadConcern("majority"))
+    with told_clearly():
+        return await _versions(ledger, [{"ns": name, "key": Binary(key)} for name, key in documents])
+
+
+async def _versions(
+    ledger: Any, names: Sequence[Mapping[str, Any]], session: AsyncIOMotorClientSession | None = None
+) -> dict[tuple[str, bytes], int]:
+    known: dict[tuple[str, bytes], int] = {}
+    async for row in ledger.find({"_id": {"$in": list(names)}}, {"version": 1}, session=session):
+        known[(row["_id"]["ns"], bytes(row["_id"]["key"]))] = int(row["version"])
+    return known
+
+
 async def write(client: Client, writes: Sequence[Write]) -> Written:
     """Write documents in one transaction, which a majority has; one version of each at most.
 
@@ -152,10 +171,7 @@ def _told() -> Iterator[None]:
 async def _write(client: Client, session: AsyncIOMotorClientSession, writes: Sequence[Write]) -> Written:
     ledger = client[heartbeat.DATABASE][COLLECTION]
     names = {(one.namespace, one.key): {"ns": one.namespace, "key": Binary(one.key)} for one in writes}
-    known: dict[tuple[str, bytes], int] = {}
-    cursor = ledger.find({"_id": {"$in": list(names.values())}}, {"version": 1}, session=session)
-    async for row in cursor:
-        known[(row["_id"]["ns"], bytes(row["_id"]["key"]))] = row["version"]
+    known = await _versions(ledger, list(names.values()), session)
     newer = [one for one in writes if one.version > known.get((one.namespace, one.key), -1)]
     if not newer:
         return Written(0, 0, len(writes))

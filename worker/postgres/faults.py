@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 import asyncpg
 
-from worker.errors import Transient
+from worker.errors import ServiceUnavailable, Transient
 
 
 class Action(Enum):
@@ -145,6 +145,20 @@ def _of_another_tenant(error: asyncpg.PostgresError) -> bool:
     """
     of_rows = _field(error, "server_source_function") == "ExecWithCheckOptions"
     return of_rows and _USING.search(str(error)) is not None
+
+
+def not_begun(what: str, error: BaseException) -> ServiceUnavailable:
+    """Say why PostgreSQL did not let something begin; most of it passes."""
+    action, why = action_for(error)
+    if action is Action.RETRY:
+        return ServiceUnavailable(
+            f"PostgreSQL does not let {what} begin now ({describe(error)}): {why}",
+            remedy="see that it is well, and that the connection strings name the primary; then try again",
+        )
+    return ServiceUnavailable(
+        f"PostgreSQL refuses {what} ({describe(error)})",
+        remedy="run `crossfade schema apply`, and check the connection strings",
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -99,58 +99,6 @@ async def note(connection: Connection, documents: Sequence[Noted]) -> None:
     await connection.execute(_NOTE, *map(list, zip(*documents, strict=True)))
 
 
-class Sent(NamedTuple):
-    """A document that Kafka has. ``namespace``: its real collection's; ``key``: `topics.document_key`."""
-
-    tenant_id: UUID
-    collection_id: int
-    row_id: UUID
-    namespace: str
-    key: bytes
-
-
-_REMEMBER = """
-INSERT INTO crossfade.sent AS s (tenant_id, collection_id, row_id, namespace, document_key, version)
-SELECT k.*, $6 FROM unnest($1::uuid[], $2::smallint[], $3::uuid[], $4::text[], $5::bytea[]) AS k
-ORDER BY 1, 2, 3
-ON CONFLICT (tenant_id, collection_id, row_id) DO UPDATE
-SET namespace = excluded.namespace, document_key = excluded.document_key, version = excluded.version
-WHERE s.version < excluded.version
-"""
-_REMEMBERED = """
-SELECT namespace, document_key FROM crossfade.sent WHERE tenant_id = $1 AND version > $2 LIMIT $3
-"""
-
-
-async def remember(connection: Connection, documents: Sequence[Sent], version: int) -> None:
-    """Keep what was sent with a version, in the transaction that took it out of the outbox."""
-    if documents:
-        await connection.execute(_REMEMBER, *map(list, zip(*documents, strict=True)), version)
-
-
-async def remembered(connection: Connection, tenant: UUID, above: int, most: int) -> list[tuple[str, bytes]]:
-    """Return what was sent of a tenant with versions above one: real collections, and keys."""
-    return [(row[0], row[1]) for row in await connection.fetch(_REMEMBERED, tenant, above, most)]
-
-
-_SEND_AGAIN = """
-WITH away AS (
-    SELECT tenant_id, epoch FROM crossfade.tenant
-    WHERE tenant_id = ANY($1::uuid[]) AND phase = 'postgres' ORDER BY tenant_id FOR SHARE
-)
-INSERT INTO crossfade.outbox (collection_id, row_id, tenant_id, epoch)
-SELECT c.collection_id, k.row_id, k.tenant_id, away.epoch
-FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS k (tenant_id, namespace, row_id)
-JOIN away USING (tenant_id) JOIN crossfade.collection c USING (namespace)
-"""
-
-
-async def send_again(connection: Connection, documents: Collection[tuple[UUID, str, UUID]]) -> None:
-    """Put documents into the outbox, of tenants that are in `postgres`: tenant, logical namespace, row id."""
-    if documents:
-        await connection.execute(_SEND_AGAIN, *map(list, zip(*documents, strict=True)))
-
-
 class Fault(NamedTuple):
     """Why a tenant's way back is broken. ``subject``: a column or a row id."""
 

@@ -17,15 +17,16 @@ from worker.broker.access import access
 from worker.broker.admin import ensure_topics, largest_records
 from worker.broker.faust_app import build
 from worker.broker.producer import Producer, Takes
-from worker.errors import CrossfadeError, Fatal, ServiceUnavailable
+from worker.errors import CrossfadeError, Fatal
 from worker.mapping import hashes, load
 from worker.mongo import in_the_way, reverse
 from worker.mongo.client import Client, connect
 from worker.postgres import mapping_versions, outbox
 from worker.postgres.connect import Connection
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.faults import FAULTS, Action, action_for, describe
+from worker.postgres.faults import FAULTS, describe, not_begun
 from worker.postgres.outbox import Fault
+from worker.postgres.sent import remembered
 from worker.retry import Backoff
 from worker.reverse.apply import ReverseApplier
 from worker.reverse.documents import Places
@@ -59,10 +60,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(connection.terminate)
         try:
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
-            await outbox.remembered(connection, UUID(int=0), 0, 0)  # an older schema is told at once
+            async for _ in remembered(connection, UUID(int=0), 0, 0):
+                pass  # an older schema is told at once
             await _prepare(client, connection)
         except FAULTS as error:
-            raise _not_begun(error) from None
+            raise not_begun("the way back", error) from None
         kafka = await access(settings)
         names = TopicNames(settings.topic_prefix)
         collections = list(mapping.namespaces())
@@ -100,20 +102,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         aside = [asyncio.create_task(work) for work in (looking, _tidy(client, began))]
         await _until(stop, publisher, applier, app, aside)
     _log.info("the way back stopped")
-
-
-def _not_begun(error: BaseException) -> ServiceUnavailable:
-    """Say why PostgreSQL did not let the way back begin; most of it passes."""
-    action, why = action_for(error)
-    if action is Action.RETRY:
-        return ServiceUnavailable(
-            f"PostgreSQL does not let the way back begin now ({describe(error)}): {why}",
-            remedy="see that it is well, and that CROSSFADE_POSTGRES_DSN names the primary; then try again",
-        )
-    return ServiceUnavailable(
-        f"PostgreSQL refuses the way back's start ({describe(error)})",
-        remedy="run `crossfade schema apply`, and check CROSSFADE_POSTGRES_DSN",
-    )
 
 
 async def _prepare(client: Client, connection: Connection) -> None:

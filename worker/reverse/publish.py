@@ -32,7 +32,8 @@ from worker.mapping.values import back_to_id
 from worker.postgres import outbox, phases, reconciliation
 from worker.postgres.connect import Connection
 from worker.postgres.documents import Stored
-from worker.postgres.outbox import Fault, Sent, Touched
+from worker.postgres.outbox import Fault, Touched
+from worker.postgres.sent import Sent, remember
 from worker.reverse.documents import Place, Places
 
 _log = structlog.get_logger()
@@ -117,14 +118,13 @@ class ReversePublisher:
         connection = self._connection
         async with connection.transaction(isolation="read_committed"):
             await connection.execute(_SETTINGS)
-            touched, sent, version = await outbox.take(connection, AT_ONCE), list[Sent](), 0
+            touched, sent = await outbox.take(connection, AT_ONCE), list[Sent]()
             failpoints.reach(failpoints.REVERSE_AFTER_TAKE)
             if touched:
-                version = await outbox.draw(connection)
-                sent = await self._send_all(touched, version)
+                sent = await self._send_all(touched, await outbox.draw(connection))
             if barriers := await outbox.asked(connection):
                 await self._send_barriers(barriers)
-            await outbox.remember(connection, sent, version)  # at last: another may wait for these rows
+            await remember(connection, sent)  # at last: another may wait for these rows
             failpoints.reach(failpoints.REVERSE_AFTER_SEND)
         failpoints.reach(failpoints.REVERSE_AFTER_COMMIT)
         return bool(touched or barriers)
@@ -260,9 +260,8 @@ class ReversePublisher:
                 continue
             records.setdefault((topic, partition_of(key, takes.partitions)), []).append((key, value))
             touched = one.touched
-            all_sent.append(
-                Sent(touched.tenant_id, touched.collection_id, touched.row_id, str(place.real), key)
-            )
+            names = touched.tenant_id, touched.collection_id, touched.row_id
+            all_sent.append(Sent(*names, str(place.real), key, version))
             size += len(value)
             metrics.REVERSE_SENT.labels(str(place.logical)).inc()
         return await self._producer.send_all(records), size
