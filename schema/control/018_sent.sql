@@ -9,7 +9,7 @@ CREATE TABLE crossfade.sent (
     namespace text NOT NULL,                  -- the real collection's
     document_key bytea NOT NULL,              -- topics/keys.py, document_key
     version bigint NOT NULL,                  -- the greatest with which it was sent
-    PRIMARY KEY (tenant_id, collection_id, row_id)
+    PRIMARY KEY (collection_id, row_id, tenant_id)
 );
 CREATE INDEX ON crossfade.sent (tenant_id, version);
 

@@ -111,7 +111,6 @@ async def test_what_happens_in_the_pause_aborts_the_move(
     for mend in (NO_LETTER, NO_FAULT, NO_OTHER):
         await w.execute(mend)
     if happens is _row:
-        code, said = await once(w, "repair")
         await w.until_value("SELECT count(*) FROM crossfade.mismatch WHERE state = 'real'", 1)
         code, said = await once(w, "repair")
         assert code == 0, said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from worker.postgres import barriers, sent
 from worker.postgres.outbox import ALL
 from worker.reconcile.judge import Identity
 from worker.reconcile.recheck import look_at
+
+_LOST_AT_ONCE = 50_000
 
 
 class Looked(NamedTuple):
@@ -72,18 +75,25 @@ class Returned:
         return Looked(len(looks), told)
 
     async def find_lost(self, upto: int = ALL) -> int:
-        """Find what PostgreSQL has sent, and MongoDB has neither so nor newer; return how many documents.
+        """Find what PostgreSQL has sent, and MongoDB has neither so nor newer; return how many documents, of
+        very many not all.
 
         ``upto``: a version up to which, and from ``above`` on, all that was sent must have come: then Kafka
         has lost it.
         """
         self._lost = []
         for tenant in self._tenants:
-            async for some in sent.remembered(self._ground.reader, tenant, self.above, upto):
-                places = [(one.namespace, one.key) for one in some]
-                known = await reverse.versions(self._ground.client, places)
-                came = [known.get(place, -1) for place in places]
-                self._lost += [one for one, version in zip(some, came, strict=True) if version < one.version]
+            async with aclosing(sent.remembered(self._ground.reader, tenant, self.above, upto)) as remembered:
+                async for some in remembered:
+                    places = [(one.namespace, one.key) for one in some]
+                    known = await reverse.versions(self._ground.client, places)
+                    self._lost += [
+                        one
+                        for one, place in zip(some, places, strict=True)
+                        if known.get(place, -1) < one.version
+                    ]
+                    if len(self._lost) >= _LOST_AT_ONCE:
+                        break
         return len(self._lost)
 
     async def send_again(self) -> None:

@@ -105,14 +105,18 @@ class Rollback:
             if standing is None or standing.phase != "postgres":
                 told = f"is in phase {standing.phase}" if standing else "is not known"
                 raise UsageError(f"tenant {tenant} {told}", remedy="see `crossfade tenants`")
-            if broken := await outbox.faults(control, tenant):
+        await self._require_way_back()
+        self._copies = await self._ground.copies()
+        return {tenant: known[tenant].epoch for tenant in self._tenants}
+
+    async def _require_way_back(self) -> None:
+        for tenant in self._tenants:
+            if broken := await outbox.faults(self._ground.control, tenant):
                 told = "; ".join(f"{one.namespace} {one.subject}: {one.reason}" for one in broken[:3])
                 raise UsageError(
                     f"the way back of tenant {tenant} is broken: {told}",
                     remedy="mend it in PostgreSQL: docs/way_back.md, Broken",
                 )
-        self._copies = await self._ground.copies()
-        return {tenant: known[tenant].epoch for tenant in self._tenants}
 
     async def _may_open(self) -> None:
         """See that no transaction stands open in MongoDB: once it is decided, opening would wait for it."""
@@ -175,6 +179,7 @@ class Rollback:
         await self._taken()
         self._steps.ended("drain")
         await canary.goes_back(ground)
+        await self._require_way_back()  # what MongoDB refused is not lost
         if lost := await self._returned.find_lost():
             raise _Aborts(f"{lost:,} documents {_LOST}, and are sent again: try again")
         self._steps.ended("barrier")
@@ -194,9 +199,6 @@ class Rollback:
         # What was dropped, or lies where no event was read, is found by a copy alone, and restored behind it.
         if await ground.copies() != self._copies:
             raise _Aborts("a collection was copied again meanwhile")
-        for tenant in self._tenants:
-            if await outbox.faults(ground.control, tenant):
-                raise _Aborts(f"the way back of tenant {tenant} is broken")
         if count := await barriers.parked_by_rollback(ground.control, self._tenants):
             raise _Aborts(f"{count} writes in MongoDB are to be undone first, which happens now: try again")
         if building := await self._building():
@@ -217,6 +219,7 @@ class Rollback:
         lost = 0
         for _ in range(_LOOKS):
             through = await self._caught_up()
+            await self._require_way_back()  # what MongoDB refuses is not lost
             if lost := await self._returned.find_lost(through):
                 self._tell(f"{lost:,} documents that were sent did not come to MongoDB: they are sent again")
                 await self._returned.send_again()
@@ -226,7 +229,7 @@ class Rollback:
             if looked.at < _LITTLE:
                 break
         if lost:
-            raise Transient(f"{lost:,} documents {_LOST}", remedy="see what becomes of Kafka's records")
+            raise Transient(f"{lost:,} documents {_LOST}", remedy="they are sent again: try again")
 
     async def _caught_up(self) -> int:
         """Return a version up to which MongoDB has all that the way back will ever write for the tenants.
