@@ -1,11 +1,11 @@
-"""What `crossfade reverse` says when PostgreSQL does not let it begin."""
+"""What is said when PostgreSQL does not let something begin."""
 
 from __future__ import annotations
 
 import asyncpg
 import pytest
 
-from worker.reverse.process import _not_begun
+from worker.postgres.faults import not_begun
 
 NOW = "begin now"
 
@@ -25,6 +25,6 @@ NOW = "begin now"
 def test_what_passes_is_told_from_what_a_person_must_mend(error: Exception, told: str) -> None:
     if isinstance(error, asyncpg.PostgresError):
         error.sqlstate = type(error).sqlstate
-    found = _not_begun(error)
+    found = not_begun("the way back", error)
     assert told in f"{found.message} {found.remedy}"
     assert ("schema apply" in str(found.remedy)) is (told != NOW)
