@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest_asyncio
 
 from tests.support.edges import bring, held
 from tests.support.moving import looked_after, phase, tenants_of
+from tests.support.signals import send
 from tests.support.way_back import assert_both_ways_equal, brought_back
 from tests.support.world import World, once
 from worker.embedded import Services
@@ -31,10 +33,13 @@ async def test_a_rollback_waits_for_what_was_dropped(w: World) -> None:
     tenant = (await tenants_of(w))[0]
     await bring(w, tenant, "postgres")
     before = await _leads(w, tenant)
+    send(w.processes["apply"], signal.SIGSTOP)  # without it the copy does not end
     await w.mongo["leads"].drop()
+    await w.until_value("SELECT bool_or(copy_state <> 'copied')::integer FROM crossfade.collection", 1)
     code, told = await once(w, "rollback", str(tenant))
     assert code == 1 and f"{w.name}.leads is " in told, told
     assert await phase(w, tenant) == "postgres"
+    send(w.processes["apply"], signal.SIGCONT)
     code, told = await once(w, "rollback", str(tenant), "--window", "120")
     assert code == 0, told
     assert await _leads(w, tenant) == before > 0
