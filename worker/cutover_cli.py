@@ -25,7 +25,7 @@ from worker.mongo.client import connect as connect_mongo
 from worker.mongo.objectids import with_objectids
 from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions, phases
 from worker.postgres.connect import connect, require_direct
-from worker.postgres.faults import FAULTS, describe, not_begun
+from worker.postgres.faults import FAULTS, beginning, describe
 from worker.settings import Settings, load
 
 
@@ -212,10 +212,8 @@ async def _run(
 ) -> list[Result]:
     async with opened(settings, "cutover") as ground:
         if not tenants:
-            try:
+            with beginning("cutover"):
                 known = await phases.read(ground.control)
-            except FAULTS as error:
-                raise not_begun("cutover", error) from None
             tenants = [one for one, standing in known.items() if standing.phase == "mongo"]
     groups = [list(tenants)] if group and tenants else [[one] for one in tenants]
     return await move_report.run_all(

@@ -19,7 +19,7 @@ from worker.cutover.rollback import Rollback
 from worker.cutover.steps import Result
 from worker.errors import Transient, UsageError
 from worker.postgres import outbox, phases
-from worker.postgres.faults import FAULTS, describe, not_begun
+from worker.postgres.faults import FAULTS, beginning, describe
 from worker.settings import Settings, load
 
 PHASES = ("mongo", "draining", "postgres", "rolling_back", "opening", "complete")
@@ -87,10 +87,8 @@ def complete(
 
 async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str, hooks: Hooks) -> None:
     async with opened(settings, "complete") as ground:
-        try:
+        with beginning("complete"):
             known = await phases.read(ground.control, tenants)
-        except FAULTS as error:
-            raise not_begun("complete", error) from None
         for tenant in tenants:
             phase = known[tenant].phase if tenant in known else "not known"
             if phase == "complete":

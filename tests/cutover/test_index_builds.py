@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support.edges import bring, held
 from tests.support.moving import looked_after, phase, tenants_of
-from tests.support.replica_set import MEMBERS, ReplicaSet, replica_set
-from tests.support.world import World, once
+from tests.support.replica_set import index_being_built, replica_set
+from tests.support.world import once
 from worker.embedded import Services
-from worker.mongo import in_the_way
 
 _TOLD = "leads is being built"
 
@@ -24,7 +20,7 @@ async def test_an_index_is_being_built(services: Services, tmp_path: Path) -> No
     ):
         home, away = (await tenants_of(w))[:2]
         await bring(w, away, "postgres")
-        async with _building(w, members, "one"):
+        async with index_being_built(w, members, name="one"):
             code, told = await once(w, "rollback", str(away), "--window", "0")
             assert code == 1 and _TOLD in told, told
             assert await phase(w, away) == "postgres"
@@ -33,25 +29,9 @@ async def test_an_index_is_being_built(services: Services, tmp_path: Path) -> No
             assert code == 1 and line.startswith("FAILED") and f"{w.name}.leads" in line, told
         async with (
             held(w, away, "rollback.closed", 3, "--deadline", "20") as move,
-            _building(w, members, "two"),
+            index_being_built(w, members, name="two", sparse=True),
         ):
             code, result = await move.ended()
             assert code == 1 and _TOLD in result["reason"], result
             assert await phase(w, away) == "postgres"
         await bring(w, away, "mongo")
-
-
-@asynccontextmanager
-async def _building(w: World, members: ReplicaSet, name: str) -> AsyncIterator[None]:
-    """Let MongoDB build an index during the block: it ends when all members that vote have built it."""
-    primary = await members.primary()
-    members.freeze(next(number for number in range(MEMBERS) if number != primary))
-    building = asyncio.ensure_future(w.mongo["leads"].create_index("email", name=name, sparse=name == "two"))
-    try:
-        await w.until_async(
-            "it builds", lambda: in_the_way.index_builds(w.client, [f"{w.name}.leads"].__contains__)
-        )
-        yield
-    finally:
-        await members.healed()
-        await building

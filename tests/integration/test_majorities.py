@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from pymongo.errors import PyMongoError
 
-from tests.support.replica_set import MEMBERS, replica_set
+from tests.support.replica_set import MEMBERS, index_being_built, replica_set
 from tests.support.world import world
 from worker.embedded import Services
-from worker.mongo import barrier, in_the_way
+from worker.mongo import barrier
 from worker.mongo.fence_documents import FenceDocuments, State, Unclear
 from worker.mongo.fence_lock import InTheWay
 from worker.mongo.validators import Validators
@@ -24,24 +23,14 @@ async def test_no_validator_changes_while_an_index_is_built(services: Services, 
         replica_set(tmp_path / "set") as members,
         world(services, tmp_path, mongo_uri=members.uri) as w,
     ):
-        leads, tenant = w.mongo["leads"], uuid4()
-        await leads.insert_one({"email": "a@b.example"})
+        tenant = uuid4()
+        await w.mongo["leads"].insert_one({"email": "a@b.example"})
         fences = FenceDocuments(w.client, w.name)
         validators = Validators(w.client, w.mapping, w.name, "one")
         assert await fences.leave({tenant: 1}, {tenant: [tenant]}, "one", 600)
-        primary = await members.primary()
-        members.freeze(next(number for number in range(MEMBERS) if number != primary))
-        # It ends when all members that vote have built it.
-        building = asyncio.ensure_future(leads.create_index("email"))
-        try:
-            async with asyncio.timeout(30):
-                while not await in_the_way.index_builds(w.client, [f"{w.name}.leads"].__contains__):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+        async with index_being_built(w, members):
             with pytest.raises(InTheWay, match="an index is being built there"):
                 await validators.fence([tenant], 5)
-        finally:
-            await members.healed()
-        await building
         await validators.fence([tenant], 30)
 
 

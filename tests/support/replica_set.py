@@ -16,6 +16,7 @@ from worker.embedded import Services
 from worker.embedded.mongod_server import REPLICA_SET, Mongod
 from worker.embedded.readiness import listens
 from worker.embedded.state import free_port
+from worker.mongo import in_the_way
 
 MEMBERS = 3
 ELECTION_SECONDS = 2.0  # MongoDB's default is 10
@@ -223,3 +224,17 @@ async def failover_world(services: Services, members: ReplicaSet, directory: Pat
             yield w
         finally:
             await members.healed()  # or the world's databases could not be removed
+
+
+@asynccontextmanager
+async def index_being_built(w: World, members: ReplicaSet, **index: Any) -> AsyncIterator[None]:
+    """Let MongoDB build an index of the leads during the block: it ends when all that vote have built it."""
+    primary, leads = await members.primary(), w.mongo["leads"]
+    members.freeze(next(number for number in range(MEMBERS) if number != primary))
+    building = asyncio.ensure_future(leads.create_index("email", **index))
+    try:
+        await w.until_async("it builds", lambda: in_the_way.index_builds(w.client, leads.full_name.__eq__))
+        yield
+    finally:
+        await members.healed()
+        await building

@@ -32,7 +32,7 @@ from worker.postgres import barriers, evidence, mapping_versions
 from worker.postgres.checkpoints import Checkpoints
 from worker.postgres.connect import Connection, end_when_silent, require_direct
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.faults import FAULTS, not_begun
+from worker.postgres.faults import FAULTS, beginning
 from worker.publish.real_collections import RealCollections
 from worker.reconcile.sides import Sides
 from worker.retry import pause
@@ -261,10 +261,8 @@ async def opened(
         stack.callback(ground.end)
         if not alone:
             await ground.again()
-            try:
+            with beginning(role):
                 await mapping_versions.require(ground.control, hashes(mapping))
-            except FAULTS as error:
-                raise not_begun(role, error) from None
         yield ground
 
 

@@ -6,6 +6,8 @@ Codes: PostgreSQL's appendix A, "Error Codes"; the first two characters are a cl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
 
 import asyncpg
@@ -159,6 +161,15 @@ def not_begun(what: str, error: BaseException) -> ServiceUnavailable:
         f"PostgreSQL refuses {what} ({describe(error)})",
         remedy="run `crossfade schema apply`, and check the connection strings",
     )
+
+
+@contextmanager
+def beginning(what: str) -> Iterator[None]:
+    """Turn whatever a statement raises before something has begun into `not_begun`."""
+    try:
+        yield
+    except FAULTS as error:
+        raise not_begun(what, error) from None
 
 
 def describe(error: BaseException) -> str:

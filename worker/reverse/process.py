@@ -24,7 +24,7 @@ from worker.mongo.client import Client, connect
 from worker.postgres import mapping_versions, outbox
 from worker.postgres.connect import Connection
 from worker.postgres.connect import connect as connect_postgres
-from worker.postgres.faults import FAULTS, describe, not_begun
+from worker.postgres.faults import FAULTS, beginning, describe
 from worker.postgres.outbox import Fault
 from worker.postgres.sent import remembered
 from worker.retry import Backoff
@@ -58,13 +58,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(client.close)
         connection = await connect_postgres(dsn, "reverse", statement_timeout=90)
         stack.callback(connection.terminate)
-        try:
+        with beginning("the way back"):
             numbers = (await mapping_versions.agree(connection, hashes(mapping))).numbers
             async for _ in remembered(connection, UUID(int=0), 0, 0):
                 pass  # an older schema is told at once
             await _prepare(client, connection)
-        except FAULTS as error:
-            raise not_begun("the way back", error) from None
         kafka = await access(settings)
         names = TopicNames(settings.topic_prefix)
         collections = list(mapping.namespaces())
