@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import orjson
 import pytest
 import pytest_asyncio
+from bson import Binary
+from pymongo.errors import OperationFailure
 
 from tests.cutover.test_in_the_pause import LETTER, NO_LETTER
 from tests.support.edges import bring
@@ -69,6 +73,14 @@ async def _open(w: World, tenant: UUID, session: object) -> None:
             return
 
 
+async def _kill_as_told(w: World, remedy: str) -> None:
+    """Run what is to be given to mongosh."""
+    told = re.search(r'ByPattern: \[{lsid: {id: UUID\("(.+)"\), uid: BinData\(0, "(.+)"\)}}]', remedy)
+    assert told, remedy
+    session = {"id": Binary(bytes.fromhex(told[1]), 4), "uid": b64decode(told[2])}
+    await w.client.admin.command("killAllSessionsByPattern", [{"lsid": session}])
+
+
 async def test_what_is_forced_is_noted_and_most_cannot_be(w: World) -> None:
     tenant, other = (await tenants_of(w))[:2]
     code, told = await once(w, "cutover", str(tenant), "--force", "copied")
@@ -80,9 +92,12 @@ async def test_what_is_forced_is_noted_and_most_cannot_be(w: World) -> None:
         code, told = await once(w, "cutover", "check", str(tenant))
         (line,) = (one for one in told.splitlines() if " open-transactions-mongodb " in one)
         assert code == 1 and line.startswith("FAILED") and "session " in line, told
+        remedy = told
         code, told = await once(w, "cutover", str(tenant), "--force", "open-transactions-mongodb")
         assert code == 1 and "held up" in told, told
-        await session.abort_transaction()
+        await _kill_as_told(w, remedy)
+        with pytest.raises(OperationFailure, match="has been aborted"):
+            await w.mongo["leads"].find_one(session=session)
     assert orjson.loads(await w.value(FORCED)) == {
         "tenants": [str(tenant)],
         "checks": ["open-transactions-mongodb"],

@@ -196,7 +196,7 @@ async def _validators(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
 async def _mongo_transactions(ground: Ground, tenants: Sequence[UUID]) -> _Answer:
     found = await in_the_way.open_transactions(ground.client, LONG)
     told = "; ".join(map(str, found[:_TOLD])) or f"none older than {LONG:g} s"
-    return not found, told, 'end it, or db.runCommand({killSessions: [{id: UUID("...")}]})'
+    return not found, told, f"end it: {found[0].kill}" if found else ""
 
 
 async def _bypass(ground: Ground, tenants: Sequence[UUID]) -> _Answer:

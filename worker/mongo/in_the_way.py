@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from collections.abc import Collection as Some
 from typing import Any, NamedTuple
@@ -18,15 +19,27 @@ _IDLE = 2.0  # seconds
 
 
 class OpenTransaction(NamedTuple):
-    """A transaction that is open in MongoDB. ``session``: its id in hex, as killSessions takes it."""
+    """A transaction that is open in MongoDB. ``session``: its id in hex; ``owner``: whose it is, as MongoDB
+    tells users apart, in base64.
+    """
 
     session: str
+    owner: str
     seconds: float
     client: str
     prepared: bool
 
     def __str__(self) -> str:
         return f"session {self.session} of {self.client}, open for {self.seconds:.0f} s"
+
+    @property
+    def kill(self) -> str:
+        """Return the command of mongosh that ends it, for whoever has the right ``killAnySession``.
+
+        killSessions says ok and ends none but those of its own user, where MongoDB knows users.
+        """
+        lsid = f'{{id: UUID("{self.session}"), uid: BinData(0, "{self.owner}")}}'
+        return f"db.adminCommand({{killAllSessionsByPattern: [{{lsid: {lsid}}}]}})"
 
 
 class IndexBuild(NamedTuple):
@@ -56,7 +69,8 @@ async def open_transactions(client: Client, older: float) -> list[OpenTransactio
             app = one.get("appName") or one.get("clientMetadata", {}).get("application", {}).get("name", "")
             where = " ".join(part for part in (app, one.get("client", "")) if part)
             prepared = "timePreparedMicros" in told
-            found.append(OpenTransaction(_hex(one["lsid"]["id"]), seconds, where or "?", prepared))
+            session, owner = _hex(one["lsid"]["id"]), b64encode(one["lsid"]["uid"]).decode()
+            found.append(OpenTransaction(session, owner, seconds, where or "?", prepared))
     return sorted(found, key=lambda one: -one.seconds)
 
 
