@@ -98,10 +98,9 @@ def lines(told: Mapping[str, Any], span: Callable[[float | None], str]) -> list[
         waits = f", {back['outbox_rows']:,} rows wait" if back["outbox_rows"] else ""
         waits += f", the first for {span(back['waiting_seconds'])}" if waits else ""
         shown.append(f"way back lag {span(back['lag_seconds'])}{waits}")
-    shown += [
-        f"broken   {one['tenant']}: {one['kind']} {one['collection']} {one['subject']}"
-        for one in back["faults"][:_LINES]
-    ]
+    for one in back["faults"][:_LINES]:
+        shown.append(f"broken   {one['tenant']}: {one['kind']} {one['collection']} {one['subject']}")
+        shown.append(f"         {_short(one['reason'])}")
     if back["broken_tenants"]:
         shown.append(f"broken   the way back of {back['broken_tenants']:,} tenants: docs/way_back.md, Broken")
     if moves["rogue"]:
@@ -118,7 +117,11 @@ def _moved(one: Mapping[str, Any]) -> list[str]:
     if one["outcome"] != "aborted":
         return [line]
     why = one["reason"].removeprefix(ABORTED)
-    return [line, f"         {why[:_WIDEST]}{'...' if len(why) > _WIDEST else ''}"]
+    return [line, f"         {_short(why)}"]
+
+
+def _short(text: str) -> str:
+    return f"{text[:_WIDEST]}..." if len(text) > _WIDEST else text
 
 
 def _shadows(shadows: Mapping[str, Any]) -> list[str]:

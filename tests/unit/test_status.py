@@ -234,18 +234,19 @@ def test_what_is_proven_is_told_and_what_is_under_way() -> None:
 def test_moves_are_told_those_under_way_first() -> None:
     shown = lines(told())
     start = shown.index(f"moving   {UUID(int=7)} in opening for 12 s")
-    assert shown[start + 1 : start + 10] == [
+    assert shown[start + 1 : start + 11] == [
         "moving   3 more",
         f"moved    2026-01-02T03:03:56  {UUID(int=8)} cutover done, 123 ms",
         f"moved    2026-01-02T03:03:55  {UUID(int=9)} rollback aborted",
         f"         {('why ' * 40)[:70]}...",
         "way back lag 62 s, 1,234 rows wait, the first for 62 s",
         f"broken   {UUID(int=6)}: refused s.pages a row",
+        "         not unique",
         "broken   the way back of 1 tenants: docs/way_back.md, Broken",
         "rogue    3 writes in MongoDB for tenants that had left: crossfade dead-letters list --kind rogue",
         "shadow   5,000 equal, 2 different: reads of 3 tenants on both sides",
     ]
-    assert shown[start + 10] == f"shadow   {UUID(int=7)} an id a.path"
+    assert shown[start + 11] == f"shadow   {UUID(int=7)} an id a.path"
     assert told()["moves"]["ended"]["rollback"] == {"done": 2, "rehearsed": 2, "aborted": 2}
 
 
