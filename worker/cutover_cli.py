@@ -23,9 +23,9 @@ from worker.mapping import hashes
 from worker.mapping import load as load_mapping
 from worker.mongo.client import connect as connect_mongo
 from worker.mongo.objectids import with_objectids
-from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions, phases
+from worker.postgres import audit, capture, fences, id_defaults, ledger, mapping_versions
 from worker.postgres.connect import connect, require_direct
-from worker.postgres.faults import FAULTS, beginning, describe
+from worker.postgres.faults import FAULTS, describe
 from worker.settings import Settings, load
 
 
@@ -189,8 +189,7 @@ def run_(
       crossfade cutover TENANT TENANT --group
       crossfade cutover --all --at-once 4
     """
-    if every == bool(tenants):
-        raise UsageError("name tenants, or --all", remedy="see `crossfade cutover --help`")
+    move_report.require_named_or_all(tenants, every, "cutover")
     options = Options(
         deadline=deadline,
         rehearse=rehearse,
@@ -211,15 +210,11 @@ async def _run(
     forced: Sequence[str],
 ) -> list[Result]:
     async with opened(settings, "cutover") as ground:
-        if not tenants:
-            with beginning("cutover"):
-                known = await phases.read(ground.control)
-            tenants = [one for one, standing in known.items() if standing.phase == "mongo"]
-    groups = [list(tenants)] if group and tenants else [[one] for one in tenants]
+        tenants = tenants or await move_report.everyone(ground, "cutover", "mongo")
     return await move_report.run_all(
         settings,
         "cutover",
-        groups,
+        move_report.together(tenants, group),
         at_once,
         window,
         lambda ground, some: _once(ground, some, options, forced),

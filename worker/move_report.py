@@ -15,11 +15,12 @@ import orjson
 from worker.cutover.following import MOVED_SINCE
 from worker.cutover.ground import Ground, opened
 from worker.cutover.steps import Result
-from worker.errors import CrossfadeError
+from worker.errors import CrossfadeError, UsageError
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_lock import Turns
-from worker.postgres.faults import FAULTS, describe
+from worker.postgres import phases
+from worker.postgres.faults import FAULTS, beginning, describe
 from worker.postgres.move_standing import REHEARSED
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -76,6 +77,24 @@ def options(command: F) -> F:
         hook_options,
         click.option("--json", "as_json", is_flag=True, help="Print a JSON array."),
     )
+
+
+async def everyone(ground: Ground, role: str, phase: str) -> list[UUID]:
+    """Return all tenants that are in a phase."""
+    with beginning(role):
+        known = await phases.read(ground.control)
+    return [one for one, standing in known.items() if standing.phase == phase]
+
+
+def together(tenants: Sequence[UUID], group: bool) -> list[list[UUID]]:
+    """Return which tenants move as one: as a ``group`` all of them, else each alone."""
+    return [list(tenants)] if group and tenants else [[one] for one in tenants]
+
+
+def require_named_or_all(tenants: Sequence[UUID], every: bool, command: str) -> None:
+    """`UsageError` unless tenants are named, or all are meant."""
+    if every == bool(tenants):
+        raise UsageError("name tenants, or --all", remedy=f"see `crossfade {command} --help`")
 
 
 def _with(command: F, *options: Callable[[F], F]) -> F:

@@ -26,10 +26,12 @@ PHASES = ("mongo", "draining", "postgres", "rolling_back", "opening", "complete"
 
 
 @click.command()
-@click.argument("tenants", nargs=-1, required=True, type=click.UUID)
+@click.argument("tenants", nargs=-1, type=click.UUID)
+@click.option("--all", "every", is_flag=True, help="Every tenant that has moved and is not complete.")
 @move_report.options
 def rollback(
     tenants: tuple[UUID, ...],
+    every: bool,
     group: bool,
     at_once: int,
     rehearse: bool,
@@ -50,20 +52,31 @@ def rollback(
     Examples:
       crossfade rollback TENANT --rehearse
       crossfade rollback TENANT
+      crossfade rollback --all --at-once 4 --window 600
     """
+    move_report.require_named_or_all(tenants, every, "rollback")
     options = Options(
         deadline=deadline,
         rehearse=rehearse,
         reason=reason or "rollback",
         hooks=Hooks(before, after, hook_within),
     )
-    groups = [list(tenants)] if group else [[one] for one in tenants]
+    results = asyncio.run(_rollback(load(), tenants, group, at_once, options, window))
+    move_report.tell(results, "mongo", rehearse=rehearse, as_json=as_json)
+
+
+async def _rollback(
+    settings: Settings, tenants: Sequence[UUID], group: bool, at_once: int, options: Options, window: float
+) -> list[Result]:
+    if not tenants:
+        async with opened(settings, "rollback") as ground:
+            tenants = await move_report.everyone(ground, "rollback", "postgres")
+    groups = move_report.together(tenants, group)
 
     async def make(ground: Ground, some: list[UUID]) -> Result:
         return await Rollback(ground, some, options, lambda line: click.echo(line, err=True)).run()
 
-    results = asyncio.run(move_report.run_all(load(), "rollback", groups, at_once, window, make))
-    move_report.tell(results, "mongo", rehearse=rehearse, as_json=as_json)
+    return await move_report.run_all(settings, "rollback", groups, at_once, window, make)
 
 
 @click.command()

@@ -30,6 +30,7 @@ EDGES = {
     },
     "rollback.decided": dict.fromkeys(ROLES, "mongo"),
 }
+_EPOCH = "SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1"
 PAUSE_AND_MORE = 1.0 + WITHIN  # a move aborts at its deadline, 1 s
 
 
@@ -58,6 +59,20 @@ async def test_a_process_that_dies_and_stays_dead(w: World, edge: str, role: str
         finally:
             await w.start(role, role)
         await nowhere_else(w, tenant, ends)
+
+
+@pytest.mark.parametrize("role", ["publish", "apply"])
+async def test_no_pause_begins_for_a_rollback_that_could_not_end(w: World, role: str) -> None:
+    tenant, _ = (await tenants_of(w))[:2]
+    await bring(w, tenant, "postgres")
+    epoch = await w.value(_EPOCH, tenant)
+    await w.kill(role)
+    try:
+        code, told = await once(w, "rollback", str(tenant))
+        assert code == 1 and "what MongoDB has does not come to PostgreSQL within 1 s" in told, told
+        assert await w.value(_EPOCH, tenant) == epoch
+    finally:
+        await w.start(role, role)
 
 
 @pytest.mark.alone

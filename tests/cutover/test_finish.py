@@ -17,7 +17,7 @@ from tests.support.moving import application, cutover, moving, tenants_of
 from tests.support.schema_dump import schema_dump
 from tests.support.world import World, once
 from worker.embedded import Services
-from worker.mongo.fence_documents import FenceDocuments, State
+from worker.mongo.fence_documents import FenceDocuments
 
 OWN = (("leads", "strict", "error"), ("forms", "moderate", "error"), ("pages", "strict", "warn"))
 DEFAULTS = {"validator": {}, "validationLevel": "strict", "validationAction": "error"}  # as without
@@ -149,7 +149,7 @@ async def _left_by_another(w: World, export: Path) -> None:
     assert await fences.decide_left({tenant: 1}, "test")
     code, told = await once(w, "finish", "--export", str(export), "--yes")
     assert code == 2 and "refuses the writes of 1 tenants that are not complete here" in told, told
-    assert await fences.come_home({tenant: 3}, State.LEFT, "test")
+    assert await fences.come_back({tenant: 3}, {tenant: 30}, "test")
 
 
 def _no_longer_mapped(w: World, name: str) -> None:

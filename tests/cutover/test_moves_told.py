@@ -29,6 +29,11 @@ INSERT INTO crossfade.barrier (barrier_id, topic, partition, partitions, incarna
 SELECT gen_random_uuid(), 'topic', 0, age, gen_random_uuid(), now() - interval '1 minute' * age
 FROM unnest($1::int[]) age
 """
+OPENED = """
+SELECT count(*) FROM crossfade.transition WHERE tenant_id = $1 AND evidence->'steps_ms' ? 'open'
+    AND (from_phase, to_phase) IN
+        (('draining', 'postgres'), ('rolling_back', 'postgres'), ('opening', 'mongo'))
+"""
 KEPT = "SELECT array_agg(partitions) FROM crossfade.reverse_barrier WHERE asked_at < now() - interval '9 min'"
 AT_ONCE = ("--deadline", "10")  # the first try succeeds, though a busy machine is slow
 _PHASE = (
@@ -87,8 +92,13 @@ async def test_moves_are_counted_whoever_makes_them(services: Services, tmp_path
         await w.execute(BARRIERS, [120, 30])
         await w.execute(ARRIVED, [120, 30])
         assert (await once(w, "rollback", str(moved), "--rehearse", *AT_ONCE))[0] == 0
-        code, output = await once(w, "rollback", str(moved), *AT_ONCE)
+        code, output = await once(w, "rollback", "--all", *AT_ONCE)
         assert code == 0 and await phase(w, moved) == "mongo", output
+        code, output = await once(w, "rollback", "--all")
+        assert code == 0 and "there is no such tenant" in output, output
+        for wrong in ((), ("--all", str(moved))):
+            code, output = await once(w, "rollback", *wrong)
+            assert code == 2 and "name tenants, or --all" in output, output
         text = await until(port, 1, moves, kind="rollback", outcome="done")
         for kind in ("cutover", "rollback"):
             for outcome, count in (("done", 1), ("rehearsed", 1), ("aborted", 0)):
@@ -104,6 +114,7 @@ async def test_moves_are_counted_whoever_makes_them(services: Services, tmp_path
             ("cutover", "rehearsed"),
         ]
         assert all(one["pause_ms"] > 0 for one in shown["last"])
+        assert await w.value(OPENED, moved) == 3, "the pause lasts until the tenant can write"
         assert shown["ended"]["cutover"] == {"done": 1, "rehearsed": 1, "aborted": 0}
         # What they noted for themselves does not pile up.
         assert await w.value("SELECT array_agg(partitions) FROM crossfade.barrier") == [30]

@@ -1,4 +1,4 @@
-"""A rollback waits for what a publisher of the way back has taken and not sent (PROTOCOL.md, R3)."""
+"""A rollback waits for what a publisher of the way back has taken and not sent (docs/protocol.md, R3)."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ _ADD = "INSERT INTO crossfade.tenant (tenant_id, phase, epoch) VALUES ($1, $2::t
 _AGAIN = "UPDATE crossfade.tenant SET phase = 'rolling_back', epoch = $2 WHERE tenant_id = $1"
 _IN = "SELECT count(*) FROM crossfade.tenant WHERE tenant_id = ANY($1) AND phase::text = $2"
 _OF_ANOTHER_FILE = "INSERT INTO crossfade.collection (namespace, mapping_hash) VALUES ($1, 'its')"
+_WENT = "SELECT array_agg(to_phase::text ORDER BY epoch) FROM crossfade.transition WHERE tenant_id = $1"
+FLOOR = 7 << 32
 _LAST = UUID(int=2**128 - 1)  # behind all others in any order
 
 
@@ -86,6 +88,26 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
             assert await _are_in(w, opening, "opening"), "MongoDB refuses them still"
         await w.until_async("they are home", lambda: _are_in(w, opening, "mongo"))
         await w.until_async("validators let them in", lambda: _right(w))
+
+
+async def test_a_decision_that_postgresql_has_lost_is_taken_again(w: World, fences: FenceDocuments) -> None:
+    """As after a failover to a standby that had not got it: nobody else could ever move the tenant."""
+    lost, more, *others = tenants = await _fenced(w, fences)
+    assert await fences.decide_left(dict.fromkeys(tenants, 1), "one")
+    for one in others:
+        await w.execute(_ADD, one, "postgres", 2)
+    assert await fences.come_back({lost: 4}, {lost: FLOOR}, "one")  # PostgreSQL does not know of it any more
+    assert await fences.come_back({more: 8}, {more: FLOOR}, "one")  # of this one it has lost 4 to 8
+    async with keeping(w):
+        await w.execute(_ADD, more, "rolling_back", 3)
+        await w.execute(_ADD, lost, "rolling_back", 3)
+        await w.until_async("it is home", lambda: _are_in(w, [lost], "mongo"))
+        assert await w.value("SELECT floor FROM crossfade.tenant WHERE tenant_id = $1", lost) == FLOOR
+        assert await w.value("SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1", lost) == 5
+        assert "postgres" not in await w.value(_WENT, lost), "both databases would have taken its writes"
+        assert await _right(w)
+        assert await _are_in(w, [more], "rolling_back"), "what else it has lost, nobody knows"
+        assert await _are_in(w, others, "postgres")
 
 
 async def test_a_collection_that_is_made_anew_is_fenced_again(w: World, fences: FenceDocuments) -> None:

@@ -1,4 +1,4 @@
-"""Where decisions live (PROTOCOL.md D1, D2, D5, D6): the fence documents and the validators' lock."""
+"""Where decisions live (docs/protocol.md D1, D2, D5, D6): the fence documents and the validators' lock."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ async def test_a_decision_is_of_its_epoch_and_its_holder(fences: FenceDocuments)
     tenant = uuid4()
     assert await _leaves(fences, tenant, 1)
     assert await fences.decide_abort({tenant: 1}, "two")
-    assert await fences.come_home({tenant: 1}, State.ABORTING, "two")
+    assert await fences.come_home({tenant: 1}, "two")
     assert await _leaves(fences, tenant, 2, "two")  # the next move, begun while the first holder stands still
     assert not await fences.decide_left({tenant: 1}, "one")
     assert not await fences.decide_abort({tenant: 1}, "one")
-    assert not await fences.come_home({tenant: 1}, State.ABORTING, "one")
+    assert not await fences.come_home({tenant: 1}, "one")
     assert await _state(fences, tenant) == (2, State.DRAINING)
 
 
@@ -137,7 +137,7 @@ async def test_an_abort_goes_through_the_document_though_it_is_home(fences: Fenc
     tenant = uuid4()
     for epoch in (1, 2):
         assert await fences.decide_abort({tenant: epoch}, "control")
-        assert await fences.come_home({tenant: epoch}, State.ABORTING, "control")
+        assert await fences.come_home({tenant: epoch}, "control")
         assert not await _leaves(fences, tenant, epoch)
         assert await _state(fences, tenant) == (epoch, State.HOME)
     assert await _leaves(fences, tenant, 3)
@@ -150,9 +150,9 @@ async def test_a_rollbacks_decision_opens_nothing_after_the_next_cutover(fences:
         assert await _leaves(fences, tenant, epoch)
         assert await fences.decide_left({tenant: epoch}, "one")
         if epoch > 1:
-            assert not await fences.come_home({tenant: 3}, State.LEFT, "stood still")
+            assert not await fences.come_back({tenant: 3}, {tenant: 30}, "stood still")
             assert await _state(fences, tenant) == (epoch, State.LEFT)
-        assert await fences.come_home({tenant: opening}, State.LEFT, "one")
+        assert await fences.come_back({tenant: opening}, {tenant: 30}, "one")
 
 
 async def test_what_a_predecessor_sent_is_ended_first(w: World, fences: FenceDocuments) -> None:

@@ -41,12 +41,19 @@ async def goes_round(ground: Ground) -> str:
             await goes_back(ground)
     except TimeoutError:
         return "a canary did not come to MongoDB"
+    if not await comes(ground, within(ground)):
+        return "a canary did not come from MongoDB to PostgreSQL"
+    return ""
+
+
+async def comes(ground: Ground, seconds: float) -> bool:
+    """Send a canary from MongoDB to PostgreSQL; return whether it came within so many seconds."""
     asked = uuid4()
     await barrier.write(ground.client, ground.settings.publisher, asked)
     try:
-        async with asyncio.timeout(within(ground)):
+        async with asyncio.timeout(seconds):
             await comes_through(ground, asked)
     except TimeoutError:
-        return "a canary did not come from MongoDB to PostgreSQL"
+        return False
     await barriers.forget(ground.control, [asked], [], [])
-    return ""
+    return True

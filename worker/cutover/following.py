@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -30,11 +30,14 @@ async def follow(
     before: str,
     after: str,
     reason: str,
-    told: Mapping[str, Any],
+    evidence: Callable[[], Mapping[str, Any]],
     *,
     within: float,
 ) -> bool:
-    """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds."""
+    """Let PostgreSQL's phases follow what MongoDB has decided; False: not within ``within`` seconds.
+
+    ``evidence`` as for `phases.change`.
+    """
     until = time.monotonic() + within
     for delay in Backoff(first=0.02, longest=0.5).delays():
         left = until - time.monotonic()
@@ -43,9 +46,9 @@ async def follow(
         try:
             async with ground.bounded(min(left, TRY_WITHIN)):
                 await ground.again()
-                if await phases.change(ground.control, epochs, before, after, reason, told) is None:
+                if await phases.change(ground.control, epochs, before, after, reason, evidence) is None:
                     for one, epoch in epochs.items():  # some have followed already
-                        await phases.change(ground.control, {one: epoch}, before, after, reason, told)
+                        await phases.change(ground.control, {one: epoch}, before, after, reason, evidence)
             return True
         except (phases.Locked, CrossfadeError, *FAULTS) as error:
             _log.warning("PostgreSQL does not follow yet", phase=after, reason=type(error).__name__)

@@ -92,7 +92,7 @@ class Keeper:
                 _log.warning("a move is aborted", tenant=str(one.tenant), reason=_SUCCESSION)
             if overdue:
                 epochs = {one.tenant: one.epoch for one in overdue}
-                await end_in_mongodb(ground, epochs, {}, _WORK_WITHIN)
+                await end_in_mongodb(ground, epochs, (), _WORK_WITHIN)
             await self._heal()
         except (*MONGO_FAULTS, Unclear) as error:
             told = describe_mongo(error) if isinstance(error, MONGO_FAULTS) else type(error).__name__
@@ -193,10 +193,13 @@ class Keeper:
         await phases.let_go(self._ground.control, [one.tenant])
         held.remove(one)
 
-    async def _follows(self, one: phases.Standing, after: str) -> None:
+    async def _follows(
+        self, one: phases.Standing, after: str, why: str = _SUCCESSION, floor: int | None = None
+    ) -> None:
         """Change a tenant's phase; what is in its way is not in the way of others."""
+        control, epochs = self._ground.control, {one.tenant: one.epoch}
         try:
-            await phases.change(self._ground.control, {one.tenant: one.epoch}, one.phase, after, _SUCCESSION)
+            await phases.change(control, epochs, one.phase, after, why, floor=floor)
         except phases.Locked as error:
             self._locked.append(f"{one.tenant} {error}")
 
@@ -204,13 +207,23 @@ class Keeper:
         """Let PostgreSQL follow what is decided; with MongoDB away, so are rollbacks that were only begun."""
         for one in tenants:
             fence = fences.get(one.tenant)
-            if one.phase == "rolling_back" and _is_home_since(one, fence):
-                # PostgreSQL has lost what it had decided: the tenant writes in MongoDB, and must not here.
-                self._tell(f"tenant {one.tenant}", "MongoDB has it, though PostgreSQL says rolling_back")
+            if one.phase == "rolling_back" and fence is not None and _is_home_since(one, fence):
+                await self._decide_again(one, fence)
             elif after := _after(one, fence):
                 async with self._alone([one]) as alone:
                     if alone:
                         await self._follows(one, after)
+
+    async def _decide_again(self, one: phases.Standing, fence: Fence) -> None:
+        """Let PostgreSQL decide again what it has lost: the tenant writes in MongoDB, and must not here."""
+        told = "MongoDB has it, though PostgreSQL says rolling_back"
+        if fence.floor is None or fence.epoch != one.epoch + 1:  # it has lost more than that
+            self._tell(f"tenant {one.tenant}", told)
+            return
+        async with self._alone([one]) as alone:
+            if alone:
+                _log.error("PostgreSQL has lost a decision; it is taken again", tenant=str(one.tenant))
+                await self._follows(one, "opening", f"decided before, and lost: {told}", fence.floor)
 
     async def _undecided(self, moving: Iterable[phases.Standing], known: Mapping[UUID, Fence]) -> None:
         """Bring moves to their end in MongoDB: whom it is to open for, and those that it knows nothing of."""
@@ -218,7 +231,7 @@ class Keeper:
         async with self._alone(wanted) as alone:
             if not alone:
                 return
-            opening = {one.tenant: one.epoch for one in alone if one.phase == "opening"}
+            opening = [one for one in alone if one.phase == "opening"]
             begun = {one.tenant: one.epoch for one in alone if one.phase == "draining"}
             all_in = await end_in_mongodb(self._ground, begun, opening, _WORK_WITHIN)
             if (fences := await self._fences()) is None:
@@ -252,8 +265,8 @@ def _after(one: phases.Standing, fence: Fence | None) -> str | None:
             return None
 
 
-def _is_home_since(one: phases.Standing, fence: Fence | None) -> bool:
-    return fence is not None and fence.state is State.HOME and fence.epoch > one.epoch
+def _is_home_since(one: phases.Standing, fence: Fence) -> bool:
+    return fence.state is State.HOME and fence.epoch > one.epoch
 
 
 def _only_begun(one: phases.Standing, fence: Fence | None) -> bool:

@@ -145,7 +145,9 @@ class Move:
         told = {"generation": clean.generation, "sums": await evidence.sums(control, self._tenants)}
         epochs = {tenant: known[tenant].epoch for tenant in self._tenants}
         try:
-            changed = await phases.change(control, epochs, "mongo", "draining", self._options.reason, told)
+            changed = await phases.change(
+                control, epochs, "mongo", "draining", self._options.reason, lambda: told
+            )
         except phases.Locked as error:
             raise Transient(f"its phase could not be changed: {error}", remedy="try again") from None
         if changed is None:
@@ -291,9 +293,15 @@ class Move:
         """``draining`` becomes ``postgres``; False when PostgreSQL stays away, and it follows later."""
         failpoints.reach(failpoints.CUTOVER_DECIDED)
         self._steps.ended("decide")
-        told = self._steps.told() | self._verification.fits.told()
+        fits = self._verification.fits.told()
         settled = await follow(
-            self._ground, self._epochs, "draining", "postgres", self._options.reason, told, within=30.0
+            self._ground,
+            self._epochs,
+            "draining",
+            "postgres",
+            self._options.reason,
+            lambda: self._steps.told("open") | fits,
+            within=30.0,
         )
         self._steps.ended("open")
         return settled
@@ -316,7 +324,7 @@ class Move:
             self._steps.ended("abort")
         pause, told = self._steps.pause, self._steps.told()
         settled = await follow(
-            self._ground, self._epochs, "draining", "mongo", f"{ABORTED}{why}", told, within=1.0
+            self._ground, self._epochs, "draining", "mongo", f"{ABORTED}{why}", lambda: told, within=1.0
         )
         result = self._result("mongo", why, settled)
         result.pause = pause
@@ -355,7 +363,7 @@ async def abort(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda 
                     await asyncio.sleep(delay)  # another change of one of them was under way
                     continue
             await let_in(ground)
-            if await ground.fences.come_home(left, State.ABORTING, ground.holder):
+            if await ground.fences.come_home(left, ground.holder):
                 return True
         except (Unclear, *MONGO_FAULTS, InTheWay, CrossfadeError) as error:
             if not told:

@@ -46,6 +46,7 @@ _MOST, _MOST_IN_PAUSE = 500_000, 5_000
 _LOOKS, _LITTLE = 5, 500
 """Looks while writes go on, at most, and the documents of one that is the last."""
 _CLOSE_WITHIN = 0.4
+_THERE_WITHIN = 1.0
 _LOST = "that were sent did not come to MongoDB: Kafka has lost them"
 
 
@@ -77,6 +78,7 @@ class Rollback:
             epochs = await self._may()
             await self._look_before()
             await self._options.hooks.run("before", "rolling_back", self._tenants)
+            await self._require_way_there()
             await self._may_open()
             await self._close(epochs)
         except BaseException:
@@ -117,6 +119,15 @@ class Rollback:
                     f"the way back of tenant {tenant} is broken: {told}",
                     remedy="mend it in PostgreSQL: docs/way_back.md, Broken",
                 )
+
+    async def _require_way_there(self) -> None:
+        """See that publish and apply bring what MongoDB has: the pause would wait for it in vain."""
+        within = max(self._options.deadline, _THERE_WITHIN)
+        if not await canary.comes(self._ground, within):
+            raise Transient(
+                f"what MongoDB has does not come to PostgreSQL within {within:g} s",
+                remedy="see that `crossfade publish` and `apply` run; then try again",
+            )
 
     async def _may_open(self) -> None:
         """See that no transaction stands open in MongoDB: once it is decided, opening would wait for it."""
@@ -261,11 +272,11 @@ class Rollback:
         self._decided = True
         failpoints.reach(failpoints.ROLLBACK_DECIDED)
         async with ground.heard():
-            await open_mongodb(ground, decided, self._tell)
+            await open_mongodb(ground, decided, floor, self._tell)
         self._steps.ended("open")
-        pause = self._steps.pause or 0.0
+        pause, opened = self._steps.pause or 0.0, self._steps.told()
         settled = await follow(
-            ground, decided, "opening", "mongo", self._options.reason, self._steps.told(), within=30.0
+            ground, decided, "opening", "mongo", self._options.reason, lambda: opened, within=30.0
         )
         result = self._result("mongo", "", settled)
         result.pause = pause
@@ -287,7 +298,7 @@ class Rollback:
                         "rolling_back",
                         "opening",
                         self._options.reason,
-                        told,
+                        lambda: told,
                         floor=floor,
                     )
                     if changed is None:
@@ -312,9 +323,14 @@ class Rollback:
     async def _back(self, why: str) -> Result:
         """Let the tenants write in PostgreSQL again."""
         self._steps.ended("give up")
-        reason, told = f"{ABORTED}{why}", self._steps.told()
         settled = await follow(
-            self._ground, self._epochs, "rolling_back", "postgres", reason, told, within=30.0
+            self._ground,
+            self._epochs,
+            "rolling_back",
+            "postgres",
+            f"{ABORTED}{why}",
+            lambda: self._steps.told("open"),
+            within=30.0,
         )
         if settled:
             await quietly(self._returned.send_again())  # if it fails, the next try's does it
@@ -333,7 +349,7 @@ class Rollback:
         )
 
 
-async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = lambda line: None) -> None:
+async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], floor: int, tell: Tell) -> None:
     """Let tenants write in MongoDB again, for which their phases say ``opening``, of these epochs.
 
     Waits for MongoDB as long as it is away.
@@ -341,7 +357,7 @@ async def open_mongodb(ground: Ground, epochs: Mapping[UUID, int], tell: Tell = 
     left, told = dict(epochs), False
     for delay in Backoff(first=0.02, longest=0.5).delays():
         try:
-            if not await ground.fences.come_home(left, State.LEFT, ground.holder):
+            if not await ground.fences.come_back(left, dict.fromkeys(left, floor), ground.holder):
                 found = await ground.fences.read()
                 left = {
                     one: epoch

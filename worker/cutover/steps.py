@@ -30,9 +30,15 @@ class Steps:
         """Seconds since the pause began; None: it has not."""
         return time.monotonic() - self._began if self._began else None
 
-    def told(self) -> dict[str, Any]:
-        """Return the pause so far and its steps as they are noted with a transition; no pause: none began."""
-        steps = {name: round(seconds * 1000, 1) for name, seconds in self.seconds.items()}
+    def told(self, under_way: str = "") -> dict[str, Any]:
+        """Return the pause so far and its steps as they are noted with a transition; no pause: none began.
+
+        ``under_way``: the step that ends with the transition.
+        """
+        seconds = dict(self.seconds)
+        if under_way:
+            seconds[under_way] = time.monotonic() - self._last
+        steps = {name: round(one * 1000, 1) for name, one in seconds.items()}
         pause = self.pause
         return {"steps_ms": steps} | ({} if pause is None else {"pause_ms": round(pause * 1000, 1)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from uuid import UUID
 
@@ -11,8 +11,9 @@ from worker import failpoints
 from worker.cutover.ground import Ground
 from worker.errors import CrossfadeError
 from worker.mongo.client import FAULTS
-from worker.mongo.fence_documents import State, Unclear
+from worker.mongo.fence_documents import Unclear
 from worker.mongo.fence_lock import InTheWay
+from worker.postgres.phases import Standing
 from worker.retry import Backoff
 
 _AT_ONCE = 8  # changes of fence documents
@@ -20,7 +21,9 @@ _HEAL_WITHIN = 1.0  # seconds for all collections; writers wait behind each
 Epochs = Mapping[UUID, int]
 
 
-async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, within: float) -> bool:
+async def end_in_mongodb(
+    ground: Ground, aborting: Epochs, opening: Iterable[Standing], within: float
+) -> bool:
     """Abort moves of these epochs (D2), and let those in whom PostgreSQL has decided to bring home.
 
     Return whether MongoDB takes the writes of all whom their documents let in.
@@ -29,15 +32,20 @@ async def end_in_mongodb(ground: Ground, aborting: Epochs, opening: Epochs, with
     is in the way of one document is not in the way of the others. All share one collMod of each collection.
     """
     fences, by, all_in = ground.fences, ground.holder, False
+    decided = {one.tenant: one for one in opening}
+    floors = {tenant: one.floor for tenant, one in decided.items()}
     with suppress(TimeoutError, CrossfadeError, *FAULTS):
         async with asyncio.timeout(within):
             aborted, _ = await asyncio.gather(
                 _each(aborting, lambda epochs: fences.decide_abort(epochs, by)),
-                _each(opening, lambda epochs: fences.come_home(epochs, State.LEFT, by)),
+                _each(
+                    {tenant: one.epoch for tenant, one in decided.items()},
+                    lambda epochs: fences.come_back(epochs, floors, by),
+                ),
             )
             await _let_in_at_last(ground, bool(aborted))
             all_in = True
-            await _each(aborted, lambda epochs: fences.come_home(epochs, State.ABORTING, by))
+            await _each(aborted, lambda epochs: fences.come_home(epochs, by))
     return all_in
 
 

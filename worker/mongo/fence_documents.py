@@ -1,4 +1,4 @@
-"""Fence documents: where each tenant's writes go, as MongoDB decides it (PROTOCOL.md D1, D2).
+"""Fence documents: where each tenant's writes go, as MongoDB decides it (docs/protocol.md D1, D2).
 
 One document for each tenant that was ever on the move, in a database of ours. Every change is one
 compare-and-set on state and exact epoch, acknowledged by a majority.
@@ -61,6 +61,8 @@ class Fence(NamedTuple):
     holder: str
     changed_at: datetime
     overdue: bool
+    floor: int | None
+    """Of a tenant that a rollback brought home: below it nothing may change its rows."""
 
 
 class Unclear(Exception):
@@ -124,14 +126,18 @@ class FenceDocuments:
         }
         return await self._change(epochs, wanted, State.ABORTING, by)
 
-    async def come_home(self, epochs: Mapping[UUID, int], before: State, by: str) -> bool:
-        """``aborting`` of these epochs becomes ``home``; or ``left`` of an earlier one, after a rollback."""
-        left = before is State.LEFT
-        wanted = {
-            tenant: {"state": before, "epoch": {"$lt": epoch} if left else epoch}
-            for tenant, epoch in epochs.items()
-        }
+    async def come_home(self, epochs: Mapping[UUID, int], by: str) -> bool:
+        """``aborting`` of these epochs becomes ``home``."""
+        wanted = {tenant: {"state": State.ABORTING, "epoch": epoch} for tenant, epoch in epochs.items()}
         return await self._change(epochs, wanted, State.HOME, by)
+
+    async def come_back(self, epochs: Mapping[UUID, int], floors: Mapping[UUID, int], by: str) -> bool:
+        """``left`` of an earlier epoch becomes ``home``, for PostgreSQL has decided a rollback.
+
+        With its epoch and floor, so that PostgreSQL can be told what it had decided, should it lose that.
+        """
+        wanted = {tenant: {"state": State.LEFT, "epoch": {"$lt": epoch}} for tenant, epoch in epochs.items()}
+        return await self._change(epochs, wanted, State.HOME, by, floors=floors)
 
     async def _change(
         self,
@@ -141,6 +147,7 @@ class FenceDocuments:
         by: str,
         values: Mapping[UUID, Sequence[Value]] | None = None,
         lease: float = LEASE,
+        floors: Mapping[UUID, int] | None = None,
     ) -> bool:
         """Change all of these documents, or none; `Unclear` when the answer was lost.
 
@@ -148,7 +155,11 @@ class FenceDocuments:
         again for a moment: it matches then, or another one has come first. Beyond, it is `Unclear` too.
         """
         changes = [
-            (tenant, wanted[tenant], _new(epoch, to, by, lease, None if values is None else values[tenant]))
+            (
+                tenant,
+                wanted[tenant],
+                _new(epoch, to, by, lease, (values or {}).get(tenant), (floors or {}).get(tenant)),
+            )
             for tenant, epoch in epochs.items()
         ]
         until = time.monotonic() + CONFLICTS_WITHIN
@@ -203,12 +214,15 @@ class FenceDocuments:
         return {"migration": self._migration, "tenant": tenant}
 
 
-def _new(epoch: int, to: State, by: str, lease: float, values: Sequence[Value] | None) -> Mapping[str, Any]:
+def _new(
+    epoch: int, to: State, by: str, lease: float, values: Sequence[Value] | None, floor: int | None
+) -> Mapping[str, Any]:
     told = {} if values is None else {"values": {"$literal": list(values)}}
     return told | {
         "state": to,
         "epoch": epoch,
         "holder": by,
+        "floor": floor,
         "changed_at": "$$NOW",
         "until": {"$add": ["$$NOW", round(lease * 1000)]},
     }
@@ -228,4 +242,5 @@ def _fence(document: Mapping[str, Any]) -> Fence:
         document["holder"],
         document["changed_at"],
         bool(document["overdue"]),
+        document.get("floor"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -124,7 +124,7 @@ async def change(
     before: str,
     after: str,
     reason: str,
-    evidence: Mapping[str, Any] | None = None,
+    evidence: Callable[[], Mapping[str, Any]] = dict,
     *,
     floor: int | None = None,
     closes: bool = False,
@@ -134,6 +134,7 @@ async def change(
 
     None: some tenant's phase or epoch is another. `Locked` when their rows, or with ``closes`` their writers
     in PostgreSQL, were not to be had within ``within`` seconds, which must be shorter than deadlock_timeout.
+    ``evidence`` is asked for when nothing but the COMMIT is left, for a pause may last until then.
     ``floor``: a clusterTime below which nothing may change their rows any more.
     """
     tenants, began = sorted(epochs), time.monotonic()
@@ -158,7 +159,7 @@ async def change(
                 after,
                 os_user(),
                 reason,
-                orjson.dumps(evidence or {}),
+                orjson.dumps(evidence()),
             )
     except _Another:
         return None
