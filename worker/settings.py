@@ -112,7 +112,11 @@ class Settings(_Sources):
     )
     copy_read_preference: Literal[
         "primary", "primaryPreferred", "secondary", "secondaryPreferred", "nearest"
-    ] = Field("primary", description="members of the replica set that the copy reads from")
+    ] = Field(
+        "primary",
+        description="members of the replica set that the copy reads from: primary, primaryPreferred, "
+        "secondary, secondaryPreferred or nearest",
+    )
     copy_read_tags: str = Field(
         "",
         description="tags of these members, as region:eu,role:etl; after a semicolon, what to take where no "
@@ -169,8 +173,12 @@ class Settings(_Sources):
         "Not set: 1,000, or one in a hundred documents where that is more",
     )
 
-    log_format: Literal["json", "console", "auto"] = Field("auto", description="how log lines look")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    log_format: Literal["json", "console", "auto"] = Field(
+        "auto", description="how log lines look: json, console, or auto: console on a terminal, else json"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level logged: DEBUG, INFO, WARNING or ERROR"
+    )
     metrics_host: str = Field("127.0.0.1", description="address that metrics are served on")
     metrics_port: int = Field(
         0,

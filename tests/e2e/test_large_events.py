@@ -114,7 +114,7 @@ async def test_what_a_topic_does_not_take_is_read_from_mongodb(services: Service
         assert await absent(w) == 5
         assert (await operations(w, "pages"))["reference stream"] == 30
 
-        # never older than the event (PROTOCOL.md C5)
+        # never older than the event (docs/protocol.md C5)
         await w.mongo.command({"profile": 0})
         mine = {"appName": "crossfade apply", "command.find": "pages"}
         concerns = [one["command"]["readConcern"] async for one in w.mongo["system.profile"].find(mine)]

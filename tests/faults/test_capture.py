@@ -1,4 +1,4 @@
-"""The rules of capture (PROTOCOL.md C2, C4, C6), each where the program would lose without it."""
+"""The rules of capture (docs/protocol.md C2, C4, C6), each where the program would lose without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply workers join and leave all the time: every record is read, every offset right (PROTOCOL.md A8)."""
+"""Apply workers join and leave all the time: each record is read, each offset right (docs/protocol.md A8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL comes back in an older state: what it lacks is read again, or copied (PROTOCOL.md A2)."""
+"""PostgreSQL comes back in an older state: what it lacks is read again, or copied (docs/protocol.md A2)."""
 
 from __future__ import annotations
 

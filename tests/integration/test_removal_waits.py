@@ -1,4 +1,4 @@
-"""A removal begins only once the stream has come past the copy's begin (PROTOCOL.md C7)."""
+"""A removal begins only once the stream has come past the copy's begin (docs/protocol.md C7)."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ class World:
         assert comparison.equal, comparison.differences
         assert await self.unequal() == []
         outcomes = "applied + superseded + absent + echo + switched + parked + dead_lettered + control"
-        for table in ("batch", "partition_progress"):  # PROTOCOL.md A8
+        for table in ("batch", "partition_progress"):  # docs/protocol.md A8
             assert await self.value(
                 f"SELECT count(*) > 0 AND bool_and(records = {outcomes}) FROM crossfade.{table}"
             )

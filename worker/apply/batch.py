@@ -31,7 +31,7 @@ from worker.postgres.migration_log import Partition, PartitionTally
 
 
 class Outcome(StrEnum):
-    """What becomes of a record; every record has exactly one (PROTOCOL.md A8)."""
+    """What becomes of a record; every record has exactly one (docs/protocol.md A8)."""
 
     APPLIED = "applied"  # the rows and the ledger show it
     SUPERSEDED = "superseded"  # something newer, or as new, is known already
@@ -44,7 +44,7 @@ class Outcome(StrEnum):
 
 
 WRITABLE = frozenset({"mongo", "draining", "aborting", "opening"})
-"""Phases in which forward events may change a tenant's rows (PROTOCOL.md A4)."""
+"""Phases in which forward events may change a tenant's rows (docs/protocol.md A4)."""
 
 
 ROGUE, EXPIRED, ROLLING_BACK = "rogue", "expired", "rolling_back"
@@ -308,7 +308,7 @@ def collides(item: Item, known: LedgerRow | None) -> bool:
 
 
 def overtaken(item: Item, known: LedgerRow | None) -> bool:
-    """Whether the ledger knows something newer, or the same (PROTOCOL.md A1). Is it of the same document?"""
+    """Whether the ledger knows something newer, or the same, of its document (docs/protocol.md A1)."""
     if known is None:
         return False
     if known.state == "refetch":
@@ -317,7 +317,7 @@ def overtaken(item: Item, known: LedgerRow | None) -> bool:
 
 
 def late_echo(item: Item, known: LedgerRow | None) -> bool:
-    """Whether an echo tells a tombstone the tenant that it never knew (PROTOCOL.md A6)."""
+    """Whether an echo tells a tombstone the tenant that it never knew (docs/protocol.md A6)."""
     return (
         item.echo
         and item.rows is not None

@@ -1,4 +1,4 @@
-"""Whether what Kafka gives follows on what PostgreSQL has: no record is skipped silently (PROTOCOL.md A2)."""
+"""Whether what Kafka gives follows on what PostgreSQL has: none is skipped silently (docs/protocol.md A2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletes by a TTL index, told from rogue ones (PROTOCOL.md A5).
+"""Deletes by a TTL index, told from rogue ones (docs/protocol.md A5).
 
 A change event does not say who deleted, nor what. So the rows do: a delete has expired when MongoDB has a TTL
 index on the collection, and the document as PostgreSQL has it was due by then, or is not there either.

@@ -3,7 +3,7 @@
 The way back has undone such an event in MongoDB. Written as the application writes, with foreign keys, the
 application's triggers, and capture, it comes to MongoDB by the way back again. So it is done only while its
 tenants write in PostgreSQL; and the ledger, which knows newer events by then, is not asked, nor changed: the
-echo of the way back will (PROTOCOL.md A6).
+echo of the way back will (docs/protocol.md A6).
 """
 
 from __future__ import annotations

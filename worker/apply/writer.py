@@ -61,7 +61,7 @@ class _Refused(Exception):
 
 
 class BatchWriter:
-    """Writes batches over one connection. Every setting is local to its transaction (PROTOCOL.md A10)."""
+    """Writes batches over one connection. Settings are local to each transaction (docs/protocol.md A10)."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class BatchWriter:
         return standing
 
     async def _unmapped(self, connection: Connection, events: Sequence[Item]) -> None:
-        """Judge events that have no rows, behind all others: they may be rogue as well (PROTOCOL.md A5)."""
+        """Judge events that have no rows, behind all others: they may be rogue too (docs/protocol.md A5)."""
         known = await ledger.read(connection, [_key(item) for item in events])
         events = [item for item in events if not overtaken(item, known.get(_key(item)))]
         tenants = {t for item in events for t in tenants_of(item, known.get(_key(item)))}
@@ -287,7 +287,7 @@ class BatchWriter:
         known: dict[Key, LedgerRow],
         phases: Mapping[UUID, Phase],
     ) -> None:
-        """Write echoes into the ledger, and never their rows (PROTOCOL.md A6).
+        """Write echoes into the ledger, and never their rows (docs/protocol.md A6).
 
         Where a delete came first, whose tenant nobody knew, its row could not be seen: now it goes.
         """

@@ -39,7 +39,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
 
 class BatchConsumer(Consumer):
-    """Delivers chunks, and begins where PostgreSQL stands (PROTOCOL.md A2)."""
+    """Delivers chunks, and begins where PostgreSQL stands (docs/protocol.md A2)."""
 
     _seeks = 0
     _sought = -1  # the generation of the assignment that was sought last

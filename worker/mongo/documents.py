@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Documents:
-    """Reads documents as a majority has them, never older than asked for (PROTOCOL.md C5)."""
+    """Reads documents as a majority has them, never older than asked for (docs/protocol.md C5)."""
 
     def __init__(self, mongo: WhenAsked) -> None:
         self._mongo = mongo

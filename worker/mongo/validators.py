@@ -1,4 +1,4 @@
-"""The fence in MongoDB: validators that refuse tenants' writes (PROTOCOL.md, MongoDB's fence).
+"""The fence in MongoDB: validators that refuse tenants' writes (docs/protocol.md, Where decisions live).
 
 A validator is computed from the fence documents of all tenants, under one lock, set by one collMod for each
 collection that a majority has, and read back. An application's own validator is kept beside ours where it was

@@ -1,4 +1,4 @@
-"""What the transaction of a batch sets for its session; all of it is local to it (PROTOCOL.md A10)."""
+"""What the transaction of a batch sets for its session; all of it is local to it (docs/protocol.md A10)."""
 
 from __future__ import annotations
 

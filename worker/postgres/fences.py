@@ -1,4 +1,4 @@
-"""The fence in PostgreSQL: triggers on the application's tables (PROTOCOL.md, PostgreSQL's fence).
+"""The fence in PostgreSQL: triggers on the application's tables (docs/protocol.md, Where decisions live).
 
 Installed once, by an administrator; which tenants they refuse, their phases say. A table's partitions have
 them too, for a statement's trigger fires only for the table that the statement names.

@@ -127,7 +127,7 @@ INSERT INTO crossfade.tenant (tenant_id) SELECT unnest($1::uuid[]) ON CONFLICT D
 
 
 async def share_phases(connection: Connection, tenants: Collection[UUID]) -> Mapping[UUID, Phase]:
-    """Return the phases of these tenants, share-locked until the transaction ends (PROTOCOL.md A3).
+    """Return the phases of these tenants, share-locked until the transaction ends (docs/protocol.md A3).
 
     A tenant seen for the first time starts in ``mongo``.
     """

@@ -55,7 +55,7 @@ VALUES ($1, $2, $3, $4, $5, $6::jsonb, {", ".join(f"${n}" for n in range(7, 7 + 
 
 
 async def save_progress(connection: Connection, partitions: Mapping[Partition, PartitionTally]) -> None:
-    """Store how far each partition is read, in the transaction of its rows (PROTOCOL.md A2).
+    """Store how far each partition is read, in the transaction of its rows (docs/protocol.md A2).
 
     `Fatal` where a partition's records do not follow on what is stored. PostgreSQL may have become an older
     one without our connection's ending: a pooler keeps it while it turns to another server.

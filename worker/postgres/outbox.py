@@ -1,4 +1,4 @@
-"""Statements on the outbox: what the reverse publisher takes, in the order that PROTOCOL.md R2 demands."""
+"""Statements on the outbox: what the reverse publisher takes, in the order of docs/protocol.md R2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rolls a batch back: what it was the last to write is removed, in one transaction (PROTOCOL.md A9)."""
+"""Rolls a batch back: what it was the last to write is removed, in one transaction (docs/protocol.md A9)."""
 
 from __future__ import annotations
 

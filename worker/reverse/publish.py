@@ -1,4 +1,4 @@
-"""The outbox to Kafka: sets of documents, read after their version is drawn (PROTOCOL.md R2)."""
+"""The outbox to Kafka: sets of documents, read after their version is drawn (docs/protocol.md R2)."""
 
 from __future__ import annotations
 
