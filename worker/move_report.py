@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 import orjson
 
-from worker.cutover.following import MOVED_SINCE
+from worker.cutover.following import LOST, MOVED_SINCE
 from worker.cutover.ground import Ground, opened
 from worker.cutover.steps import Result
 from worker.errors import CrossfadeError, UsageError
@@ -30,6 +30,8 @@ Make = Callable[[Ground, list[UUID]], Awaitable[Result]]
 _SOON = 1.0  # seconds
 _REST = Backoff(first=_SOON, longest=15.0)
 """After a pause in vain: it held writers up, who then have to catch up."""
+_ENDED = frozenset({"", REHEARSED, MOVED_SINCE, LOST})
+"""Why a move is not tried again."""
 _DATABASES = {"mongo": "MongoDB", "postgres": "PostgreSQL", "": "where it did"}
 
 
@@ -120,7 +122,7 @@ async def run_all(
             while True:
                 result = await _once(settings, role, tenants, make, turns)
                 rest = _SOON if result.pause is None else next(rests)
-                if result.why in ("", REHEARSED, MOVED_SINCE) or time.monotonic() + rest > until:
+                if result.why in _ENDED or time.monotonic() + rest > until:
                     return result
                 click.echo(f"{_who(result)}: {result.why}; trying again", err=True)
                 await asyncio.sleep(rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from tests.support.edges import held
 from tests.support.moving import cutover, moving, phase, tenants_of
 from tests.support.world import once
 from worker.embedded import Services
@@ -16,14 +17,15 @@ async def test_a_rogue_write_on_its_way_holds_a_rollback_up(services: Services, 
         code, results = await cutover(w, str(tenant), "--window", "60")
         assert code == 0, results
         lead = await w.mongo["leads"].find_one({"tenantId": tenant})
-        # Nobody publishes, so apply does not hear of it.
-        w.processes["publish"].send_signal(signal.SIGSTOP)
-        try:
-            await w.mongo["leads"].delete_one({"_id": lead["_id"]})
-            code, told = await once(w, "rollback", str(tenant))
-        finally:
-            w.processes["publish"].send_signal(signal.SIGCONT)
-        assert code == 1 and "not drained within 1 s" in told, told
+        async with held(w, tenant, "rollback.closed") as move:
+            # Nobody publishes any more, so apply does not hear of it.
+            w.processes["publish"].send_signal(signal.SIGSTOP)
+            try:
+                await w.mongo["leads"].delete_one({"_id": lead["_id"]})
+                code, result = await move.ended()
+            finally:
+                w.processes["publish"].send_signal(signal.SIGCONT)
+        assert code == 1 and "not drained within 1 s" in result["reason"], result
         assert await phase(w, tenant) == "postgres"
         code, told = await once(w, "rollback", str(tenant), "--window", "120")
         assert code == 0, told

@@ -158,8 +158,11 @@ async def _differs_in_the_pause(w: World, *tenants: UUID) -> None:
         await sql.execute(LEAD, lead, tenants[0])
     await brought_back(w)
     await w.execute(SPOIL.format("spoiled", lead))
+    arguments = "rollback", *map(str, tenants), "--group", "--window", "0"
+    move = asyncio.create_task(once(w, *arguments, CROSSFADE_FAILPOINTS="rollback.closed=hold:1:1"))
+    await until_phase(w, tenants[0], "rolling_back")
     await w.kill("apply")  # so that the wait is still on when the look has ended
-    code, told = await once(w, "rollback", *map(str, tenants), "--group", "--window", "0")
+    code, told = await move
     assert code == 1 and "documents do not fit" in told, told
     assert "PostgreSQL does not follow yet" not in told, told
     assert {await phase(w, tenant) for tenant in tenants} == {"postgres"}

@@ -92,21 +92,25 @@ async def test_what_is_decided_does_not_wait_for_what_mongodb_does_not_do(
 
 async def test_a_decision_that_postgresql_has_lost_is_taken_again(w: World, fences: FenceDocuments) -> None:
     """As after a failover to a standby that had not got it: nobody else could ever move the tenant."""
-    lost, more, *others = tenants = await _fenced(w, fences)
+    lost, more, again, *others = tenants = await _fenced(w, fences)
     assert await fences.decide_left(dict.fromkeys(tenants, 1), "one")
     for one in others:
         await w.execute(_ADD, one, "postgres", 2)
-    assert await fences.come_back({lost: 4}, {lost: FLOOR}, "one")  # PostgreSQL does not know of it any more
-    assert await fences.come_back({more: 8}, {more: FLOOR}, "one")  # of this one it has lost 4 to 8
+    for one in (lost, more):
+        await w.execute(_ADD, one, "rolling_back", 3)
+    for one, epoch in ((lost, 4), (again, 4), (more, 8)):  # and PostgreSQL knows nothing of it any more
+        assert await fences.come_back({one: epoch}, {one: FLOOR}, "one")
+    place = {"_id": {"migration": w.name, "tenant": again}}
+    long_ago = [{"$set": {"changed_at": {"$subtract": ["$$NOW", 60_000]}}}]
+    assert (await w.client[DATABASE][COLLECTION].update_one(place, long_ago)).modified_count == 1
+    await w.execute(_ADD, again, "rolling_back", 3)  # a rollback anew, of what it has taken meanwhile
     async with keeping(w):
-        await w.execute(_ADD, more, "rolling_back", 3)
-        await w.execute(_ADD, lost, "rolling_back", 3)
         await w.until_async("it is home", lambda: _are_in(w, [lost], "mongo"))
         assert await w.value("SELECT floor FROM crossfade.tenant WHERE tenant_id = $1", lost) == FLOOR
         assert await w.value("SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1", lost) == 5
         assert "postgres" not in await w.value(_WENT, lost), "both databases would have taken its writes"
         assert await _right(w)
-        assert await _are_in(w, [more], "rolling_back"), "what else it has lost, nobody knows"
+        assert await _are_in(w, [more, again], "rolling_back"), "what else it has lost, nobody knows"
         assert await _are_in(w, others, "postgres")
 
 

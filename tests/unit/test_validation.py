@@ -16,7 +16,7 @@ OWN = Validation({"email": {"$type": "string"}}, "strict", "error")
 
 
 def fence(tenant: UUID) -> Fence:
-    return Fence(tenant, 1, State.LEFT, (tenant,), "me", datetime.now(UTC), False)
+    return Fence(tenant, 1, State.LEFT, (tenant,), "me", datetime.now(UTC), False, 0.0, None)
 
 
 def test_an_applications_validator_stands_beside_ours_where_it_was_strict_and_an_error() -> None:

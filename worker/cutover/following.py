@@ -20,6 +20,7 @@ from worker.retry import Backoff
 
 _log = structlog.get_logger()
 MOVED_SINCE = "another command has moved it since: see `crossfade tenants`"
+LOST = "PostgreSQL has lost what was decided: see `crossfade tenants`, and docs/cutover.md, Limits"
 TRY_WITHIN = 3.0
 """Seconds for a change of phases; then PostgreSQL is silent, and is asked over a new connection."""
 
@@ -59,29 +60,33 @@ async def follow(
 async def end(ground: Ground, hooks: Hooks, result: Result, epochs: Mapping[UUID, int]) -> Result:
     """Give the hold on tenants back, and run the hook behind their move, which ended with these epochs.
 
-    No hook where they cannot write yet. Where another command has moved one of them since, the result says so
-    instead.
+    No hook where they cannot write yet. Where another command has moved one of them since, or PostgreSQL was
+    put back behind the move, the result says so instead.
     """
-    moved = await _moved_since(ground, epochs)
+    otherwise = await _otherwise(ground, epochs, result.settled)
     await quietly(phases.let_go(ground.control, result.tenants))
-    if moved:
-        result.phase, result.why = "", MOVED_SINCE
+    if otherwise:
+        result.phase, result.why = "", otherwise
     elif result.writable:
         await hooks.run("after", result.phase, result.tenants)
     return result
 
 
-async def _moved_since(ground: Ground, epochs: Mapping[UUID, int]) -> bool:
-    """Whether somebody has moved a tenant after the move that ended with these epochs.
+async def _otherwise(ground: Ground, epochs: Mapping[UUID, int], settled: bool) -> str:
+    """Return why a move that ended with these epochs is not how a tenant stands; "" where it is.
 
-    That takes a controller that stood still, and so lost its hold. Where PostgreSQL is away nobody has.
+    Somebody else has moved it, which takes a controller that stood still, and so lost its hold; or a failover
+    lost the move's last change. Where PostgreSQL is away, or is yet to follow, neither is known.
     """
     try:
         async with ground.bounded(TRY_WITHIN):
             known = await phases.read(ground.control, list(epochs))
     except (CrossfadeError, *FAULTS):
-        return False
-    return any(one in known and known[one].epoch > epoch for one, epoch in epochs.items())
+        return ""
+    ahead = [known[one].epoch - epoch for one, epoch in epochs.items() if one in known]
+    if any(by > 0 for by in ahead):
+        return MOVED_SINCE
+    return LOST if settled and any(by < 0 for by in ahead) else ""
 
 
 async def quietly(work: Any) -> None:

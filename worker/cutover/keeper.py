@@ -217,7 +217,8 @@ class Keeper:
     async def _decide_again(self, one: phases.Standing, fence: Fence) -> None:
         """Let PostgreSQL decide again what it has lost: the tenant writes in MongoDB, and must not here."""
         told = "MongoDB has it, though PostgreSQL says rolling_back"
-        if fence.floor is None or fence.epoch != one.epoch + 1:  # it has lost more than that
+        # A phase that is younger than the homecoming is another rollback's: more than a decision was lost.
+        if fence.floor is None or fence.epoch != one.epoch + 1 or one.seconds < fence.seconds:
             self._tell(f"tenant {one.tenant}", told)
             return
         async with self._alone([one]) as alone:

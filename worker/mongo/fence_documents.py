@@ -52,7 +52,10 @@ REFUSED = frozenset({State.DRAINING, State.LEFT})
 
 
 class Fence(NamedTuple):
-    """A fence document. ``overdue``: whether its holder has not said for too long that it lives."""
+    """A fence document. ``overdue``: whether its holder has not said for too long that it lives.
+
+    ``seconds``: since it was changed, by MongoDB's clock.
+    """
 
     tenant: UUID
     epoch: int
@@ -61,6 +64,7 @@ class Fence(NamedTuple):
     holder: str
     changed_at: datetime
     overdue: bool
+    seconds: float
     floor: int | None
     """Of a tenant that a rollback brought home: below it nothing may change its rows."""
 
@@ -85,7 +89,12 @@ class FenceDocuments:
         """Return all that a majority has; a tenant that is missing has never left home."""
         pipeline = [
             {"$match": {"_id.migration": self._migration}},
-            {"$set": {"overdue": {"$lt": ["$until", "$$NOW"]}}},
+            {
+                "$set": {
+                    "overdue": {"$lt": ["$until", "$$NOW"]},
+                    "seconds": {"$divide": [{"$subtract": ["$$NOW", "$changed_at"]}, 1000]},
+                }
+            },
         ]
         cursor = self._collection.aggregate(pipeline, maxTimeMS=MAJORITY_MS)
         return {one["_id"]["tenant"]: _fence(one) async for one in cursor}
@@ -242,5 +251,6 @@ def _fence(document: Mapping[str, Any]) -> Fence:
         document["holder"],
         document["changed_at"],
         bool(document["overdue"]),
+        document["seconds"],
         document.get("floor"),
     )
