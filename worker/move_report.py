@@ -14,13 +14,12 @@ import orjson
 
 from worker.cutover.following import LOST, MOVED_SINCE
 from worker.cutover.ground import Ground, opened
+from worker.cutover.reasons import FAULTS, reason
 from worker.cutover.steps import Result
 from worker.errors import CrossfadeError, UsageError
-from worker.mongo.client import FAULTS as MONGO_FAULTS
-from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_lock import Turns
 from worker.postgres import phases
-from worker.postgres.faults import FAULTS, beginning, describe
+from worker.postgres.faults import beginning
 from worker.postgres.move_standing import REHEARSED
 from worker.retry import Backoff
 from worker.settings import Settings
@@ -136,10 +135,8 @@ async def _once(settings: Settings, role: str, tenants: list[UUID], make: Make, 
             return await make(ground, tenants)
     except CrossfadeError as error:
         return Result(tenants, "", why=str(error))
-    except MONGO_FAULTS as error:
-        return Result(tenants, "", why=f"MongoDB did not go along ({describe_mongo(error)})")
     except FAULTS as error:
-        return Result(tenants, "", why=f"PostgreSQL did not go along ({describe(error)})")
+        return Result(tenants, "", why=reason(error))
 
 
 def tell(results: Sequence[Result], wanted: str, *, rehearse: bool, as_json: bool) -> None:

@@ -25,6 +25,7 @@ from worker import failpoints
 from worker.cutover import canary, hooks
 from worker.cutover.following import end, follow, quietly
 from worker.cutover.ground import Ground
+from worker.cutover.reasons import FAULTS, reason
 from worker.cutover.steps import Result, Steps
 from worker.cutover.succession import let_in
 from worker.cutover.verify import Verification
@@ -32,11 +33,9 @@ from worker.errors import CrossfadeError, Fatal, Transient, UsageError
 from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import in_the_way
 from worker.mongo.client import FAULTS as MONGO_FAULTS
-from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import Fence, State, Unclear, Value
 from worker.mongo.fence_lock import Held, InTheWay
 from worker.postgres import barriers, evidence, phases
-from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED
 from worker.retry import Backoff
 
@@ -184,12 +183,8 @@ class Move:
             return f"MongoDB's fence was held up: {error}"
         except Unclear as error:
             return str(error)
-        except MONGO_FAULTS as error:
-            return f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
-            return f"PostgreSQL did not go along ({describe(error)})"
-        except CrossfadeError as error:
-            return error.message
+            return reason(error)
         return None
 
     async def _who(self) -> str:

@@ -26,6 +26,7 @@ from worker.cutover.checks import LONG
 from worker.cutover.following import TRY_WITHIN, end, follow, quietly
 from worker.cutover.ground import Ground
 from worker.cutover.move import Options, Tell
+from worker.cutover.reasons import FAULTS, reason
 from worker.cutover.returned import Returned
 from worker.cutover.steps import Result, Steps
 from worker.cutover.succession import let_in
@@ -34,11 +35,9 @@ from worker.mongo import barrier as barriers_in_mongo
 from worker.mongo import in_the_way, reverse
 from worker.mongo.client import FAULTS as MONGO_FAULTS
 from worker.mongo.client import OURS
-from worker.mongo.client import describe as describe_mongo
 from worker.mongo.fence_documents import State, Unclear
 from worker.mongo.fence_lock import InTheWay
 from worker.postgres import barriers, outbox, phases
-from worker.postgres.faults import FAULTS, describe
 from worker.postgres.move_standing import ABORTED, REHEARSED
 from worker.retry import Backoff
 
@@ -178,12 +177,8 @@ class Rollback:
             back = "barrier" in self._steps.seconds  # the rest comes by the way there
             roles = "do `crossfade publish` and `apply`" if back else "does `crossfade reverse`"
             return 0, f"{told}: {roles} run?"
-        except MONGO_FAULTS as error:
-            return 0, f"MongoDB did not go along ({describe_mongo(error)})"
         except FAULTS as error:
-            return 0, f"PostgreSQL did not go along ({describe(error)})"
-        except CrossfadeError as error:
-            return 0, error.message
+            return 0, reason(error)
 
     async def _drained(self) -> int:
         ground = self._ground
@@ -310,7 +305,7 @@ class Rollback:
             except phases.Locked as error:
                 if not unclear and (self._steps.pause or 0.0) > self._options.deadline:
                     raise _Aborts(f"its phase could not be changed: {error}") from None
-            except (CrossfadeError, *FAULTS):
+            except FAULTS:
                 unclear = True
             await asyncio.sleep(delay)
         raise AssertionError
