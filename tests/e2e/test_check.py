@@ -10,6 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.e2e.test_commands import command
+from tests.support.followed import followed
 from tests.support.world import World, once, world
 from worker.broker.access import Access
 from worker.broker.admin import existing_topics
@@ -95,11 +96,7 @@ async def test_tables_that_do_not_fit_are_told_by_check_and_by_apply(
 
 
 async def test_a_reference_that_dangles_in_mongodb_is_an_orphan(services: Services, tmp_path: Path) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert (await checked(w))[0] == 0
         page = await w.mongo["pages"].find_one({})
         assert page is not None
@@ -123,11 +120,7 @@ async def test_a_reference_that_dangles_in_mongodb_is_an_orphan(services: Servic
 
 
 async def test_the_integrity_of_rows_that_the_pipeline_made(services: Services, tmp_path: Path) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         code, out, err = await command(w, "check", "--integrity")
         assert (code, err) == (0, "")
         assert "FALSE" not in out and "unknown" not in out
@@ -242,9 +235,7 @@ async def test_without_the_control_schema_or_the_right_to_replicate(
 ) -> None:
     async with world(services, tmp_path) as w:
         await w.load(100)
-        connection = await w.connect()
-        await connection.execute("DROP SCHEMA crossfade CASCADE")
-        await connection.close()
+        await w.execute("DROP SCHEMA crossfade CASCADE")
         code, checks = await checked(w, CROSSFADE_REPLICATION_ROLE="origin")
         assert (code, answers(checks)) == (1, {"postgresql": False})
         assert "crossfade schema apply" in checks["postgresql"]["remedy"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
+from tests.support.followed import followed
 from tests.support.hands import administering, make_topic, remove_topic
 from tests.support.world import PARTITIONS, World, world
 from worker.embedded import Services
@@ -52,11 +53,7 @@ async def test_a_copy_of_which_retention_left_nothing_is_told_and_copied_again(
 async def test_records_that_retention_took_from_a_slow_apply_are_told_and_copied_again(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         w.processes["apply"].send_signal(signal.SIGSTOP)
         await w.mongo["pages"].update_many({}, {"$set": {"note": "taken by retention"}})
         await w.mongo["pages"].delete_many({"version": {"$gt": 3}})
@@ -79,11 +76,7 @@ async def empty(w: World, topic: str, before: int = -1) -> None:
 async def test_a_topic_that_was_deleted_with_unread_records_is_told_and_copied_again(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert await w.stop("apply") == 0
         await w.mongo["pages"].update_many({}, {"$set": {"title": "in a topic that goes"}})
         await w.mongo["pages"].delete_many({"version": {"$gt": 3}})

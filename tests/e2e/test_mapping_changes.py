@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.support.followed import followed
 from tests.support.world import World, once, world
 from worker.embedded import Services
 
@@ -28,9 +29,7 @@ def change(w: World) -> None:
 
 
 async def alter(w: World) -> None:
-    connection = await w.connect()
-    await connection.execute(ALTERED)
-    await connection.close()
+    await w.execute(ALTERED)
 
 
 async def states(w: World) -> dict[str, tuple[str, str, int]]:
@@ -117,9 +116,7 @@ async def test_supervised_processes_take_the_new_mapping_by_themselves(
         # The same mapping: nothing ends, and rows that someone spoiled are made anew.
         ended = (tmp_path / "run.log").read_text().count("starting it again")
         assert ended == 2
-        connection = await w.connect()
-        await connection.execute("UPDATE users SET name = 'spoiled'")
-        await connection.close()
+        await w.execute("UPDATE users SET name = 'spoiled'")
         assert len(await w.unequal()) > 0
         assert (await once(w, "copy", "start", "--collection", "users", "--yes"))[0] == 0
         await w.settled()
@@ -158,11 +155,7 @@ async def test_a_collection_that_was_not_mapped_for_a_while_is_copied_when_it_co
 async def test_two_publishers_of_different_names_do_not_copy_in_turns(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(200)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 200) as w:
         await w.start("publish", "other", CROSSFADE_PUBLISHER=f"{w.name}b")
         await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copies = 2", 6)
         await w.settled()

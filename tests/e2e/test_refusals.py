@@ -8,6 +8,7 @@ import bson
 import pytest
 
 from examples.spaces.oracle import Difference
+from tests.support.followed import followed
 from tests.support.world import World, once, world
 from worker.embedded import Services
 
@@ -35,11 +36,7 @@ async def test_an_unmappable_document_is_a_dead_letter_and_its_neighbours_arrive
 async def test_old_records_read_again_change_nothing_and_are_counted_superseded(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         await w.mongo["leads"].update_many(
             {}, {"$set": {"email": "new@example.com"}, "$unset": {"activities": 1}}
         )

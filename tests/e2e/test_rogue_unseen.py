@@ -29,9 +29,7 @@ async def test_what_nobody_followed_is_undone(services: Services, tmp_path: Path
         tenant, other = await at_rest(w)
         rows = await w.value("SELECT jsonb_object_agg(id, xmin::text) FROM users")
         assert await w.stop("publish") == 0
-        connection = await w.connect()
-        await connection.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
-        await connection.close()
+        await w.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
         await written_raw(w, tenant, other)
         await w.start("publish", "publish")
         await w.until_value(COPIED, len(w.mapping.collections))

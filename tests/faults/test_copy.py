@@ -182,9 +182,7 @@ async def _assert_the_stream_is_not_kept_waiting(w: World, limit: float) -> None
 
     Given all at once, the stream's changes would come behind that.
     """
-    connection = await w.connect()
-    await connection.execute(SLOW)
-    await connection.close()
+    await w.execute(SLOW)
     await _copy(w, "throttle", "--rate", "none", "--max-lag", str(limit))
     lags, waiting, numbers = [0.0], [0], itertools.count()
     began, before = time.monotonic(), (await _look(w))[0]["arrived"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from bson import ObjectId
 
+from tests.support.followed import followed
 from tests.support.hands import remove_topic
 from tests.support.world import PARTITIONS, World, world
 from topics import document_key, partition_of
@@ -17,11 +18,7 @@ from worker.embedded import Services
 async def test_what_a_deleted_topic_held_is_copied_again_though_the_new_one_grows_past_it(
     services: Services, tmp_path: Path, first: str
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert await w.stop("apply") == 0
         await w.mongo["forms"].update_many({}, {"$set": {"name": "lost with its topic"}})
         await w.published()

@@ -8,7 +8,8 @@ from uuid import uuid4
 import bson
 import pytest
 
-from tests.support.world import World, world
+from tests.support.followed import followed
+from tests.support.world import World
 from worker.embedded import Services
 
 # A token that MongoDB no longer has, as Crossfade's checkpoint holds it after a fault.
@@ -33,15 +34,9 @@ async def missed(w: World) -> None:
 
 @pytest.mark.parametrize("damage", sorted(DAMAGED))
 async def test_a_damaged_token_heals_by_itself(services: Services, tmp_path: Path, damage: str) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert await w.stop("publish") == 0
-        connection = await w.connect()
-        await connection.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED[damage])
-        await connection.close()
+        await w.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED[damage])
         await missed(w)
         async with w.writes(80):
             await w.start("publish", "publish")
@@ -59,11 +54,7 @@ async def test_a_damaged_token_heals_by_itself(services: Services, tmp_path: Pat
 async def test_a_document_that_only_kafka_still_brings_is_removed_after_it(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert await w.stop("apply") == 0
         late = (await w.mongo["users"].find_one()) | {"_id": uuid4(), "email": "late@x.io"}
         await w.mongo["users"].insert_one(late)  # in Kafka, not applied
@@ -73,9 +64,7 @@ async def test_a_document_that_only_kafka_still_brings_is_removed_after_it(
             1,
         )
         assert await w.stop("publish") == 0
-        connection = await w.connect()
-        await connection.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
-        await connection.close()
+        await w.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
         await w.mongo["users"].delete_one({"_id": late["_id"]})
         await w.start("publish", "publish")
         await w.until_value("SELECT count(*) FROM crossfade.collection WHERE copy_state = 'removing'", 1)
@@ -87,15 +76,9 @@ async def test_a_document_that_only_kafka_still_brings_is_removed_after_it(
 async def test_a_publisher_that_dies_in_the_removal_goes_on_with_it(
     services: Services, tmp_path: Path
 ) -> None:
-    async with world(services, tmp_path) as w:
-        await w.load(400)
-        await w.start("publish", "publish")
-        await w.start("apply", "apply")
-        await w.settled()
+    async with followed(services, tmp_path, 400) as w:
         assert await w.stop("publish") == 0
-        connection = await w.connect()
-        await connection.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
-        await connection.close()
+        await w.execute("UPDATE crossfade.checkpoint SET token = $1", DAMAGED["cut"])
         await missed(w)
         await w.start("publish", "publish", CROSSFADE_FAILPOINTS="removal.after_send=exit")
         assert await w.ended("publish") == 86

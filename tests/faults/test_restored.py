@@ -55,9 +55,7 @@ async def test_an_older_postgresql_catches_up_by_itself(services: Services, tmp_
         assert await w.value("SELECT max(copies) FROM crossfade.collection") == 1  # Kafka had it all
 
         # As where the change stream has begun anew since the backup.
-        connection = await w.connect()
-        await connection.execute("UPDATE crossfade.checkpoint SET incarnation = gen_random_uuid()")
-        await connection.close()
+        await w.execute("UPDATE crossfade.checkpoint SET incarnation = gen_random_uuid()")
         await w.until("told", lambda: "the checkpoint is no longer this publisher's" in _log(w, "run"))
         await w.settled(180)
 
