@@ -20,11 +20,12 @@ from worker.embedded import Services
 from worker.embedded.state import ServiceName, free_port
 
 _PERSON_MUST_ACT = 2
-# With the same exit code a role says at its start that a service is away; its supervisor starts it again.
+# With the same exit code a role, or a cutover, says at its start that a service is away: it is started again.
 _PASSES = (
     "cannot be reached",
     "does not answer",
-    "does not let the way back begin now",
+    "has no primary",
+    "begin now (",  # what PostgreSQL does not let begin, and passes
     "does not take the heartbeat",
     "does not list its collections",
 )
