@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pymongo.errors import PyMongoError
-
 from worker.errors import CrossfadeError
 from worker.mongo import client as mongo
 from worker.postgres import faults as postgres
@@ -16,6 +14,6 @@ def reason(error: Exception) -> str:
     """Return why, without any value of a document or row."""
     if isinstance(error, CrossfadeError):
         return error.message
-    if isinstance(error, PyMongoError):
+    if isinstance(error, mongo.FAULTS):
         return f"MongoDB did not go along ({mongo.describe(error)})"
     return f"PostgreSQL did not go along ({postgres.describe(error)})"
