@@ -12,6 +12,7 @@ import click
 import orjson
 
 from worker import move_report
+from worker.cutover import reasons
 from worker.cutover.ground import Ground, opened
 from worker.cutover.hooks import Hooks
 from worker.cutover.move import Options
@@ -19,7 +20,7 @@ from worker.cutover.rollback import Rollback
 from worker.cutover.steps import Result
 from worker.errors import Transient, UsageError
 from worker.postgres import outbox, phases
-from worker.postgres.faults import FAULTS, beginning, describe
+from worker.postgres.faults import FAULTS, beginning
 from worker.settings import Settings, load
 
 PHASES = ("mongo", "draining", "postgres", "rolling_back", "opening", "complete")
@@ -116,9 +117,7 @@ async def _complete(settings: Settings, tenants: Sequence[UUID], reason: str, ho
             except phases.Locked as error:
                 raise Transient(str(error), remedy="try again") from None
             except FAULTS as error:
-                raise Transient(
-                    f"PostgreSQL did not go along ({describe(error)})", remedy="try again"
-                ) from None
+                raise Transient(reasons.reason(error), remedy="try again") from None
             if changed is None:
                 raise UsageError(
                     f"tenant {tenant} was moved in this moment", remedy="see `crossfade tenants`"

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import WITHIN, begins, bring, held, nowhere_else, writable, written
-from tests.support.moving import looked_after, phase, tenants_of
+from tests.support.moving import epoch_of, looked_after, phase, tenants_of
 from tests.support.world import World, once
 from worker.embedded import Services
 from worker.failpoints import EXIT_CODE
@@ -30,7 +30,6 @@ EDGES = {
     },
     "rollback.decided": dict.fromkeys(ROLES, "mongo"),
 }
-_EPOCH = "SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1"
 PAUSE_AND_MORE = 1.0 + WITHIN  # a move aborts at its deadline, 1 s
 
 
@@ -65,12 +64,12 @@ async def test_a_process_that_dies_and_stays_dead(w: World, edge: str, role: str
 async def test_no_pause_begins_for_a_rollback_that_could_not_end(w: World, role: str) -> None:
     tenant, _ = (await tenants_of(w))[:2]
     await bring(w, tenant, "postgres")
-    epoch = await w.value(_EPOCH, tenant)
+    epoch = await epoch_of(w, tenant)
     await w.kill(role)
     try:
         code, told = await once(w, "rollback", str(tenant))
         assert code == 1 and "what MongoDB has does not come to PostgreSQL within 1 s" in told, told
-        assert await w.value(_EPOCH, tenant) == epoch
+        assert await epoch_of(w, tenant) == epoch
     finally:
         await w.start(role, role)
 

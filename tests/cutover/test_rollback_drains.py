@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from tests.support.letters import log
-from tests.support.moving import LEAD, application, cutover, moving, phase, tenants_of, until_phase
+from tests.support.moving import LEAD, application, cutover, epoch_of, moving, phase, tenants_of, until_phase
 from tests.support.way_back import assert_both_ways_equal, brought_back, stands_still
 from tests.support.world import World, once, settings
 from worker.cutover.ground import opened
@@ -20,7 +20,6 @@ from worker.embedded import Services
 _HOLD = "SELECT FROM crossfade.tenant WHERE tenant_id = $1 FOR SHARE"
 _DEADLINE, _LONGER = 2.0, 5.0  # seconds
 _FREE = "SELECT count(*) FROM (SELECT FROM crossfade.outbox FOR UPDATE SKIP LOCKED) AS f"
-_EPOCH = "SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1"
 _LOOKED_AT = """
 SELECT (evidence->>'looked_at')::int FROM crossfade.transition
 WHERE evidence->'compared'->(SELECT current_database() || '.leads')->'mongo'
@@ -75,11 +74,11 @@ async def test_what_a_publisher_holds_is_not_left_behind(services: Services, tmp
 
 async def _held_before(w: World, tenant: UUID) -> None:
     """Then no pause begins."""
-    epoch = await w.value(_EPOCH, tenant)
+    epoch = await epoch_of(w, tenant)
     async with _held(w, tenant, "slow before") as lead:
         code, told = await once(w, "rollback", str(tenant))
         assert code == 1 and "does not come to MongoDB within 10 s" in told, told
-        assert await w.value(_EPOCH, tenant) == epoch
+        assert await epoch_of(w, tenant) == epoch
         assert await w.mongo["leads"].find_one({"_id": lead}) is None
 
 

@@ -14,13 +14,12 @@ import pytest
 import pytest_asyncio
 
 from tests.support.edges import LEAD, WITHIN, bring, held, in_postgres, nowhere_else, writable, written
-from tests.support.moving import application, cutover, looked_after, phase, tenants_of, until_phase
+from tests.support.moving import application, cutover, epoch_of, looked_after, phase, tenants_of, until_phase
 from tests.support.world import World, once
 from worker.embedded import Services
 
 CLOSE_WITHIN = 0.4  # seconds that closing PostgreSQL waits for a tenant's writers
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-EPOCH = "SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1"
 FORCE = ("--force", "open-transactions-postgresql")
 
 
@@ -137,12 +136,12 @@ async def test_a_transaction_stands_open_in_mongodb_in_a_rollback(w: World, when
     await bring(w, tenant, "postgres")
     async with written(w, tenant, other), await w.client.start_session() as session:
         if when == "before":
-            epoch = await w.value(EPOCH, tenant)
+            epoch = await epoch_of(w, tenant)
             await _open(w, other, session)
             await asyncio.sleep(1.1)  # from then on it counts as long
             code, told = await once(w, "rollback", str(tenant))
             assert code == 1 and "MongoDB could not let it in: session " in told, told
-            assert await w.value(EPOCH, tenant) == epoch, "it was closed for a while"
+            assert await epoch_of(w, tenant) == epoch, "it was closed for a while"
             await session.abort_transaction()
             code, told = await once(w, "rollback", str(tenant), "--window", "60")
             assert code == 0, told

@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from examples.spaces.oracle import Comparison
 from examples.spaces.writer import Counters
+from tests.support.processes import processes_of
 from worker.demo import summary
 
 
@@ -41,10 +41,7 @@ async def test_the_demo_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
 
 def _left(directory: Path) -> list[object]:
     """Return the files and processes of a directory."""
-    processes = [
-        one for one in psutil.process_iter(["cmdline"]) if str(directory) in str(one.info["cmdline"])
-    ]
-    return [*directory.iterdir(), *processes]
+    return [*directory.iterdir(), *processes_of(directory)]
 
 
 def test_a_difference_or_a_lost_write_is_not_equal() -> None:

@@ -8,9 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.support.processes import processes_of
 from worker.embedded.state import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -58,5 +58,4 @@ async def test_by_hand(tmp_path: Path) -> None:
     exits = re.findall(r"^exit (\d+) of (.*)$", told, re.MULTILINE)
     print(exits)
     assert exits and not [line for code, line in exits if int(code) > 1], told
-    left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(one.info["cmdline"])]
-    assert left == []
+    assert processes_of(tmp_path) == []

@@ -12,6 +12,7 @@ from pymongo.errors import WriteError
 from structlog.testing import capture_logs
 
 from tests.support.keeping import keeping
+from tests.support.moving import epoch_of
 from tests.support.world import World
 from worker.mongo.fence_documents import COLLECTION, DATABASE, FenceDocuments, State
 from worker.mongo.validators import Validators
@@ -107,7 +108,7 @@ async def test_a_decision_that_postgresql_has_lost_is_taken_again(w: World, fenc
     async with keeping(w):
         await w.until_async("it is home", lambda: _are_in(w, [lost], "mongo"))
         assert await w.value("SELECT floor FROM crossfade.tenant WHERE tenant_id = $1", lost) == FLOOR
-        assert await w.value("SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1", lost) == 5
+        assert await epoch_of(w, lost) == 5
         assert "postgres" not in await w.value(_WENT, lost), "both databases would have taken its writes"
         assert await _right(w)
         assert await _are_in(w, [more, again], "rolling_back"), "what else it has lost, nobody knows"

@@ -125,6 +125,11 @@ async def phase(w: World, tenant: UUID) -> str:
     return await w.value("SELECT phase::text FROM crossfade.tenant WHERE tenant_id = $1", tenant)
 
 
+async def epoch_of(w: World, tenant: UUID) -> int:
+    """Return a tenant's epoch."""
+    return await w.value("SELECT epoch FROM crossfade.tenant WHERE tenant_id = $1", tenant)
+
+
 async def until_phase(w: World, tenant: UUID, *wanted: str, seconds: float = PATIENCE) -> None:
     """Wait until a tenant is in one of these phases."""
     async with asyncio.timeout(seconds):

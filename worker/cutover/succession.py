@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -22,7 +22,7 @@ Epochs = Mapping[UUID, int]
 
 
 async def end_in_mongodb(
-    ground: Ground, aborting: Epochs, opening: Iterable[Standing], within: float
+    ground: Ground, aborting: Epochs, opening: Sequence[Standing], within: float
 ) -> bool:
     """Abort moves of these epochs (D2), and let those in whom PostgreSQL has decided to bring home.
 
@@ -32,14 +32,13 @@ async def end_in_mongodb(
     is in the way of one document is not in the way of the others. All share one collMod of each collection.
     """
     fences, by, all_in = ground.fences, ground.holder, False
-    decided = {one.tenant: one for one in opening}
-    floors = {tenant: one.floor for tenant, one in decided.items()}
+    floors = {one.tenant: one.floor for one in opening}
     with suppress(TimeoutError, CrossfadeError, *FAULTS):
         async with asyncio.timeout(within):
             aborted, _ = await asyncio.gather(
                 _each(aborting, lambda epochs: fences.decide_abort(epochs, by)),
                 _each(
-                    {tenant: one.epoch for tenant, one in decided.items()},
+                    {one.tenant: one.epoch for one in opening},
                     lambda epochs: fences.come_back(epochs, floors, by),
                 ),
             )
